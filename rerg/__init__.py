@@ -1,0 +1,1 @@
+"""rerg: the reproducible benchmark of learned regularizing gradients for image restoration."""

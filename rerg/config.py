@@ -1,0 +1,186 @@
+"""Reading and checking the configuration, before anything is computed.
+
+Every fault is one line that names the file, the key and what was expected. This module is parsed
+by every Snakemake process, so it imports neither torch nor any other module of rerg.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+
+SPLITS = ("train", "validation", "test")
+
+
+class InputError(ValueError):
+    """A fault of the user's input: its text is one line that says where and what was expected."""
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises InputError where the file is missing or is not YAML (with the line of the fault).
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise InputError(f"{path}: {line}not YAML: {getattr(error, 'problem', error)}") from None
+
+
+def _closest(word: str, known: list[str]) -> str:
+    match = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {match[0]}?" if match else f"; known: {', '.join(sorted(known))}"
+
+
+def _describe(error) -> str:
+    """One line for an error of jsonschema."""
+    where = ".".join(str(part) for part in error.absolute_path)
+    if error.validator == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        unknown = next(key for key in error.instance if key not in known)
+        where = f"{where}.{unknown}" if where else unknown
+        return f"{where}: unknown key{_closest(str(unknown), known)}"
+    if error.validator == "required":
+        missing = next(key for key in error.validator_value if key not in error.instance)
+        where = f"{where}.{missing}" if where else missing
+        return f"{where}: missing"
+    expected = {
+        "type": lambda: f"expected {error.validator_value}",
+        "enum": lambda: "expected one of " + ", ".join(map(str, error.validator_value)),
+        "pattern": lambda: f"expected a name of the form {error.validator_value}",
+        "minimum": lambda: f"expected at least {error.validator_value}",
+        "exclusiveMinimum": lambda: f"expected more than {error.validator_value}",
+        "maximum": lambda: f"expected at most {error.validator_value}",
+    }.get(error.validator, lambda: error.message.splitlines()[0])
+    if error.validator in ("propertyNames", "pattern") and error.validator != "type":
+        return f"{where or error.instance}: {expected()}".replace(": :", ":")
+    return f"{where}: {expected()}, got {json.dumps(error.instance, default=str)[:60]}"
+
+
+def check(instance: Any, schema: Path, source: str) -> None:
+    """Hold an instance against a JSON schema (a YAML file).
+
+    Raises InputError with the first fault: `source: key: what was expected`.
+    """
+    errors = Draft202012Validator(read_yaml(schema)).iter_errors(instance)
+    error = min(errors, key=lambda e: (len(e.absolute_path), str(e.absolute_path)), default=None)
+    if error is not None:
+        raise InputError(f"{source}: {_describe(error)}")
+
+
+def find_baselines(folders: list[Path]) -> dict[str, Path]:
+    """Baselines by name: every folder `<name>/` that holds `<name>.smk`."""
+    found = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"baselines: {folder}: no such folder")
+        for rule in sorted(folder.glob("*/*.smk")):
+            if rule.stem == rule.parent.name:
+                found[rule.stem] = rule.parent
+    return found
+
+
+def _known(names, known, source: str, key: str, kind: str) -> None:
+    for name in names:
+        if name not in known:
+            raise InputError(f"{source}: {key}: unknown {kind} {name}{_closest(name, list(known))}")
+
+
+class Run:
+    """One checked configuration, as the rules read it.
+
+    Attributes: `config` (the dict), `problems`, `methods`, `datasets` (the registries, the
+    methods with every baseline found), `baselines` (name to folder).
+    Raises InputError on any fault.
+    """
+
+    def __init__(self, config: Mapping, root: Path, source: str):
+        folder, schemas = root / "config", root / "workflow" / "schemas"
+        check(config, schemas / "config.schema.yaml", source)
+        self.config = dict(config)
+        registries = {}
+        for name in ("problems", "methods", "datasets"):
+            path = folder / f"{name}.yaml"
+            registries[name] = read_yaml(path)
+            check(registries[name], schemas / f"{name}.schema.yaml", f"config/{name}.yaml")
+        self.problems, self.methods, self.datasets = registries.values()
+        self.baselines = find_baselines(
+            [root / "workflow" / "baselines", *map(Path, config.get("baselines", []))]
+        )
+        for name, path in self.baselines.items():
+            settings = path / f"{name}.yaml"
+            described = read_yaml(settings) if settings.exists() else {}
+            check(described, schemas / "baseline.schema.yaml", str(settings))
+            self.methods[name] = {"label": name, **described, "baseline": name}
+        self._check_names(source)
+
+    def _check_names(self, source: str) -> None:
+        config = self.config
+        for split in SPLITS:
+            names = config["datasets"][split]
+            _known(names, self.datasets, source, f"datasets.{split}", "dataset")
+            for name in names:
+                if split not in self.datasets[name]["use"]:
+                    uses = ", ".join(self.datasets[name]["use"])
+                    raise InputError(
+                        f"{source}: datasets.{split}: {name} is for {uses}, not for {split}"
+                    )
+        _known(config["problems"], self.problems, source, "problems", "problem")
+        _known(config["methods"], self.methods, source, "methods", "method")
+        for block in config["comparisons"]:
+            _known(block["methods"], self.methods, source, "comparisons.methods", "method")
+            _known(block["problems"], config["problems"], source, "comparisons.problems", "problem")
+        for example in config["examples"]:
+            _known([example], config["problems"], source, "examples", "problem")
+        for method in self.all_methods():
+            settings = self.methods[method]
+            if "variant" in settings:
+                _known([settings["solver"]], config["solvers"], source, "solvers", "solver")
+                _known([settings["variant"]], config["variants"], source, "variants", "variant")
+
+    def all_methods(self) -> list[str]:
+        """Methods in the order of the tables: those on all problems, then the comparisons'."""
+        methods = list(self.config["methods"])
+        for block in self.config["comparisons"]:
+            methods += [method for method in block["methods"] if method not in methods]
+        return methods
+
+    def problems_of(self, method: str) -> list[str]:
+        """The problems that a method restores in this run."""
+        if method in self.config["methods"]:
+            chosen = self.config["problems"]
+        else:
+            blocks = [b for b in self.config["comparisons"] if method in b["methods"]]
+            chosen = [
+                p for p in self.config["problems"] if any(p in b["problems"] for b in blocks)
+            ]
+        able = self.methods[method].get("problems")
+        return [p for p in chosen if able is None or p in able]
+
+    def methods_of(self, problem: str) -> list[str]:
+        """The methods that restore a problem in this run."""
+        return [m for m in self.all_methods() if problem in self.problems_of(m)]
+
+    def variants(self) -> list[str]:
+        """The variants that the run's methods need."""
+        wanted = {self.methods[m].get("variant") for m in self.all_methods()}
+        return [v for v in self.config["variants"] if v in wanted]
+
+    def trained_problems(self) -> dict[str, dict]:
+        """The problems of the run that the variants are trained on."""
+        names = self.config["problems"]
+        return {name: self.problems[name] for name in names if self.problems[name]["trained"]}
+
+
+def digest(content: Any) -> str:
+    """sha256 of a configuration, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
