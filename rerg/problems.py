@@ -1,0 +1,235 @@
+"""Inverse problems: y = A x̂ + n, as deepinv physics built from an entry of config/problems.yaml.
+
+Boundaries are circular. Intensities lie in [0, 1]; noise and σ stand in the config in 1/255.
+Only A, A_adjoint and prox_l2 of deepinv are called (docs/method.md, section 2).
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from deepinv.physics import BlurFFT, Denoising, Downsampling, Inpainting, LinearPhysics
+from scipy.io import loadmat
+from torch import Tensor
+
+KERNEL_SIZE = 25  # pixels; the blur kernels of PnP-ReG have this size
+
+
+def generator(dataset: str, problem: str, image: str) -> np.random.Generator:
+    """The generator of an observation's noise and mask: it depends on these three names only."""
+    name = f"{dataset}/{problem}/{image}".encode()
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(name).digest()[:16]))
+
+
+def _bicubic(t: np.ndarray, a: float) -> np.ndarray:
+    t = np.abs(t)
+    near = (a + 2) * t**3 - (a + 3) * t**2 + 1
+    far = a * (t**3 - 5 * t**2 + 8 * t - 4)
+    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+
+
+def _gaussian(u: np.ndarray, v: np.ndarray, std: list[float], angle: float) -> np.ndarray:
+    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    along, across = c * v - s * u, s * v + c * u
+    return np.exp(-((along / std[0]) ** 2 + (across / std[1]) ** 2) / 2)
+
+
+def _motion(u: np.ndarray, v: np.ndarray, length: float, angle: float) -> np.ndarray:
+    """A segment of that length, antialiased: the weight falls linearly over one pixel."""
+    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    along, across = np.abs(c * v - s * u), np.abs(s * v + c * u)
+    beyond = np.maximum(along - (length - 1) / 2, 0)
+    return np.maximum(1 - np.hypot(across, beyond), 0)
+
+
+def kernel_of(entry: dict, files: dict[str, str] | None = None) -> np.ndarray:
+    """The kernel h (k, k) of a problem's entry, float64, summing to 1.
+
+    Convention: (h * x)[i] = Σ_j h[j] x[i - (j - k//2)], so that tap j weighs the pixel at offset
+    k//2 - j. For a downsampling by f the kernel is centred on the block of f x f pixels that a
+    low-resolution pixel covers, at offset (f - 1)/2: a ramp stays a ramp and nothing shifts.
+    `files` maps the names of kernel files to their paths (MATLAB files of one array or cell).
+    """
+    kernel, factor = entry["kernel"], entry.get("factor", 1)
+    if "file" in kernel:
+        content = loadmat((files or {})[kernel["file"]])
+        stack = next(v for k, v in content.items() if not k.startswith("__")).ravel()
+        h = np.asarray(stack[kernel["index"]], dtype=np.float64)
+        return h / h.sum()
+    size = 6 * factor + 1 if "bicubic" in kernel else KERNEL_SIZE  # odd, and wider than h
+    offset = size // 2 - np.arange(size) - (factor - 1) / 2
+    u, v = np.meshgrid(offset, offset, indexing="ij")
+    if "bicubic" in kernel:
+        h = _bicubic(u / factor, kernel["bicubic"]) * _bicubic(v / factor, kernel["bicubic"])
+    elif "gaussian" in kernel:
+        h = _gaussian(u, v, kernel["gaussian"], kernel.get("angle", 0))
+    else:
+        h = _motion(u, v, kernel["motion"], kernel.get("angle", 0))
+    return h / h.sum()
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A batch of observations of one problem: y = A x̂ + n with the physics that made it.
+
+    y: (B, 3, h, w); x0: the initial image, (B, 3, H, W); sigma: σ in [0, 1], λ = σ².
+    Indexing keeps some images of the batch.
+    """
+
+    y: Tensor
+    x0: Tensor
+    physics: LinearPhysics
+    sigma: float
+
+    @property
+    def weight(self) -> float:
+        """λ = σ²."""
+        return self.sigma**2
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Aᵀ(A x - y), the gradient of F(x) = ½‖A x - y‖²."""
+        return self.physics.A_adjoint(self.physics.A(x) - self.y)
+
+    def prox(self, z: Tensor, t: float) -> Tensor:
+        """prox_{tF}(z) = argmin_x ½‖x - z‖² + t F(x), in closed form."""
+        return self.physics.prox_l2(z, self.y, t)
+
+    def with_sigma(self, sigma: float) -> "Observation":
+        """The same observation with another weight λ = σ²."""
+        return replace(self, sigma=sigma)
+
+    def __getitem__(self, index: Tensor) -> "Observation":
+        physics = self.physics
+        if isinstance(physics, Inpainting):
+            mask = physics.mask[index]
+            physics = Inpainting(self.x0.shape[1:], mask=mask, device=str(mask.device))
+        return replace(self, y=self.y[index], x0=self.x0[index], physics=physics)
+
+
+class Problem:
+    """One inverse problem, from its entry of config/problems.yaml.
+
+    `kernels` maps the names of kernel files to paths, for entries whose kernel is a file.
+    """
+
+    def __init__(self, name: str, entry: dict, kernels: dict[str, str] | None = None):
+        self.name, self.entry = name, entry
+        self.operator = entry["operator"]
+        self.factor = entry.get("factor", 1)
+        self.noise, self.sigma = entry["noise"] / 255, entry["sigma"] / 255
+        self._kernels = kernels
+
+    @cached_property
+    def kernel(self) -> np.ndarray | None:
+        """h, float64 (k, k), or None for an operator without a kernel."""
+        return kernel_of(self.entry, self._kernels) if "kernel" in self.entry else None
+
+    def crop(self, x: Tensor) -> Tensor:
+        """x (..., H, W) cut at the bottom right to multiples of the factor."""
+        f = self.factor
+        return x[..., : x.shape[-2] // f * f, : x.shape[-1] // f * f]
+
+    def mask(self, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """A mask (H, W) of kept pixels, shared by the channels: exactly round(missing·HW) are 0."""
+        mask = np.ones(math.prod(shape), dtype=np.uint8)
+        gone = rng.permutation(mask.size)[: round(self.entry["missing"] * mask.size)]
+        mask[gone] = 0
+        return mask.reshape(shape)
+
+    def physics(self, shape: tuple[int, int], masks: Tensor | None = None, like: Tensor = None):
+        """The operator A for images (3, H, W), with the dtype and device of `like`.
+
+        masks: (B, 1, H, W) for completion.
+        """
+        like = torch.empty(0) if like is None else like
+        size, device = (3, *shape), str(like.device)
+        if self.operator == "identity":
+            return Denoising(device=device)
+        if self.operator == "mask":
+            return Inpainting(size, mask=masks.to(like), device=device)
+        h = torch.as_tensor(self.kernel).to(like)[None, None]
+        if self.operator == "blur":
+            return BlurFFT(size, filter=h, device=device)
+        return Downsampling(size, filter=h, factor=self.factor, device=device)
+
+    def observe(self, x: Tensor, rngs: list[np.random.Generator]) -> Observation:
+        """Observe clean images x (B, 3, H, W), each with the noise and mask of its generator."""
+        x = self.crop(x)
+        masks = None
+        if self.operator == "mask":
+            drawn = np.stack([self.mask(x.shape[-2:], rng) for rng in rngs])
+            masks = torch.from_numpy(drawn)[:, None].to(x)
+        physics = self.physics(x.shape[-2:], masks, like=x)
+        y = physics.A(x)
+        if self.noise > 0:
+            noise = [rng.standard_normal(y.shape[1:], dtype=np.float32) for rng in rngs]
+            y = y + self.noise * torch.from_numpy(np.stack(noise)).to(y)
+            if masks is not None:
+                y = y * masks
+        return Observation(y, self.initial(y, masks), physics, self.sigma)
+
+    def initial(self, y: Tensor, masks: Tensor | None) -> Tensor:
+        """The initial image x0: y; its bicubic upsampling; 0.5 in the missing pixels."""
+        if self.operator == "mask":
+            return y + 0.5 * (1 - masks)
+        if self.operator == "downsampling":
+            return F.interpolate(y, scale_factor=self.factor, mode="bicubic", align_corners=False)
+        return y
+
+
+def save_observations(path: Path, problem: Problem, images: dict[str, Observation]) -> None:
+    """Write observations of one image each to an npz without pickles.
+
+    Arrays: `{image}.y` and `{image}.x0` float32 (3, ·, ·), `{image}.mask` uint8 (H, W), `kernel`
+    float32 (k, k), and `problem`, the problem's entry as a JSON string.
+    """
+    arrays = {"problem": np.array(json.dumps({"name": problem.name, **problem.entry}))}
+    if problem.kernel is not None:
+        arrays["kernel"] = problem.kernel.astype(np.float32)
+    for name, observation in images.items():
+        arrays[f"{name}.y"] = observation.y[0].numpy().astype(np.float32)
+        arrays[f"{name}.x0"] = observation.x0[0].numpy().astype(np.float32)
+        if problem.operator == "mask":
+            arrays[f"{name}.mask"] = observation.physics.mask[0, 0].numpy().astype(np.uint8)
+    np.savez(path, **arrays)
+
+
+def load_observations(path: Path, kernels: dict[str, str] | None = None, device: str = "cpu"):
+    """Read the observations of `save_observations`: (problem, {image: Observation of batch 1}).
+
+    The kernel is taken from the file, so a reader needs neither the config nor kernel files.
+    """
+    content = np.load(path, allow_pickle=False)
+    entry = json.loads(str(content["problem"]))
+    problem = Problem(entry.pop("name"), entry, kernels)
+    if "kernel" in content:
+        problem.__dict__["kernel"] = content["kernel"].astype(np.float64)
+    observations = {}
+    for key in content.files:
+        if not key.endswith(".y"):
+            continue
+        name = key.removesuffix(".y")
+        y = torch.from_numpy(content[key])[None].to(device)
+        x0 = torch.from_numpy(content[f"{name}.x0"])[None].to(device)
+        mask = content.get(f"{name}.mask")
+        masks = None if mask is None else torch.from_numpy(mask)[None, None]
+        physics = problem.physics(tuple(x0.shape[-2:]), masks, like=y)
+        observations[name] = Observation(y, x0, physics, problem.sigma)
+    return problem, observations
+
+
+def batch(observations: list[Observation]) -> Observation:
+    """One batch of observations of the same problem and size."""
+    first = observations[0]
+    physics = first.physics
+    if isinstance(physics, Inpainting):
+        mask = torch.cat([o.physics.mask for o in observations])
+        physics = Inpainting(first.x0.shape[1:], mask=mask, device=str(mask.device))
+    y = torch.cat([o.y for o in observations])
+    return Observation(y, torch.cat([o.x0 for o in observations]), physics, first.sigma)
