@@ -1,0 +1,69 @@
+"""The bound on the reconstruction error of a fixed-point iteration (docs/method.md, section 4).
+
+For a map T with fixed point x*, ground truth x̂, r = ‖T(x̂) - x̂‖ and a radial factor q < 1,
+‖T(x) - T(x̂)‖ ≤ q ‖x - x̂‖, the error is at most r / (1 - q). Norms are root mean squares.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+LEVEL = 50 / 255  # highest standard deviation of a probe's white noise
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square of each image of a batch, (B,)."""
+    return x.flatten(1).square().mean(1).sqrt()
+
+
+def radial_factor(T_x: Tensor, T_truth: Tensor, x: Tensor, truth: Tensor) -> Tensor:
+    """q = ‖T(x) - T(x̂)‖ / ‖x - x̂‖ of each image, (B,)."""
+    return rms(T_x - T_truth) / rms(x - truth)
+
+
+def error_bound(r: Tensor, q: Tensor, residual: Tensor | float = 0.0) -> Tensor:
+    """(r + ρ) / (1 - q), the bound on ‖x - x̂‖ at a point with residual ρ = ‖T(x) - x‖; inf at q ≥ 1.
+
+    Proof: ‖x - x̂‖ ≤ ‖x - T(x)‖ + ‖T(x) - T(x̂)‖ + ‖T(x̂) - x̂‖ ≤ ρ + q ‖x - x̂‖ + r.
+    """
+    return torch.where(q < 1, (r + residual) / (1 - q).clamp_min(1e-12), torch.inf)
+
+
+def iteration_bound(r: Tensor, q: Tensor, start: Tensor, k: int) -> Tensor:
+    """q^k ‖x_0 - x̂‖ + (1 - q^k)/(1 - q) r, the bound on ‖x_k - x̂‖ for x_{k+1} = T(x_k).
+
+    q is the largest radial factor over x_0 ... x_{k-1}; start = ‖x_0 - x̂‖; inf at q ≥ 1.
+    """
+    bound = q**k * start + (1 - q**k) / (1 - q).clamp_min(1e-12) * r
+    return torch.where(q < 1, bound, torch.inf)
+
+
+def probes(truth: Tensor, x0: Tensor, rng, equilibrium: Tensor | None = None) -> Tensor:
+    """Perturbations e (B, 3, H, W) at which the radial factor is probed in training, one a batch.
+
+    Drawn from: white noise of standard deviation U(0, 50/255); t (x_0 - x̂) with t ~ U(0, 1); the
+    second plus 0.3 of the first; and x* - x̂ where an equilibrium is given.
+    """
+    noise = torch.from_numpy(rng.standard_normal(truth.shape, dtype="float32")).to(truth)
+    sigma = torch.from_numpy(rng.uniform(0, LEVEL, (len(truth), 1, 1, 1))).to(truth)
+    t = torch.from_numpy(rng.uniform(0, 1, (len(truth), 1, 1, 1))).to(truth)
+    white, radial = sigma * noise, t * (x0 - truth)
+    choices = [white, radial, radial + 0.3 * white]
+    if equilibrium is not None:
+        choices.append(equilibrium.detach() - truth)
+    return choices[rng.integers(len(choices))]
+
+
+def surrogate(T: Callable[[Tensor], Tensor], truth: Tensor, e: Tensor) -> Tensor:
+    """B = mean[ log(r + 1e-3) - log(max(1 - q, 0.02)) + 5 relu(q - 0.98) ], the bound for training.
+
+    It is the logarithm of r / (1 - q), made finite where q ≥ 1 and pushed towards q < 1 there.
+    truth, e: (B, 3, H, W); q is measured at x̂ + e. An image whose probe is zero has q = 0.
+    """
+    T_truth = T(truth)
+    r = rms(T_truth - truth)
+    q = rms(T(truth + e) - T_truth) / rms(e).clamp_min(1e-8)
+    return (
+        torch.log(r + 1e-3) - torch.log((1 - q).clamp_min(0.02)) + 5 * torch.relu(q - 0.98)
+    ).mean()
