@@ -1,0 +1,217 @@
+"""The one training loop of all variants: Adam on a budget of network evaluations."""
+
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rerg.config import InputError
+from rerg.networks import build, copy_weights
+from rerg.problems import Problem
+from rerg.variants import Batch, Settings, module
+
+log = logging.getLogger(__name__)
+
+COLLAPSED = 0.5  # share of images without a fixed point, over the last fifth of the training
+
+
+def settings_of(spec: dict) -> Settings:
+    """What a variant's loss needs to know of its spec."""
+    solves = dict(spec["equilibrium"])
+    return Settings(
+        scale=spec["network"]["scale"],
+        beta=spec["settings"].get("beta", 0.0),
+        lost_above=solves.pop("lost_above"),
+        equilibrium=solves,
+    )
+
+
+def build_networks(spec: dict) -> nn.ModuleDict:
+    """The networks that a variant trains, initialised from the seed."""
+    wanted = module(spec["variant"]).NETWORKS
+    return nn.ModuleDict({k: build(spec["network"], c, spec["seed"]) for k, c in wanted.items()})
+
+
+def start_from(networks: nn.ModuleDict, source: nn.ModuleDict) -> None:
+    """Start every network of a variant from the RG of another."""
+    for network in networks.values():
+        copy_weights(source["rg"], network)
+
+
+def draw_batch(
+    crops: Callable[[np.random.Generator], Tensor], problems: list[Problem], seed: int, step: int
+) -> Batch:
+    """The batch of a step: it depends on the seed and the step only, so that resuming is exact."""
+    rng = np.random.default_rng([seed, step])
+    truth = crops(rng)
+    problem = problems[rng.integers(len(problems))]
+    observation = problem.observe(truth, list(rng.spawn(len(truth))))
+    return Batch(problem.crop(truth), observation, rng, step)
+
+
+def evaluations_of(networks: nn.ModuleDict) -> int:
+    """Passes through the networks so far, forward and backward."""
+    return sum(network.evaluations for network in networks.values())
+
+
+def take_step(
+    variant: str,
+    networks: nn.ModuleDict,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    settings: Settings,
+    clip: float,
+) -> dict[str, float]:
+    """One step of the optimizer; a step without a finite loss or gradient changes nothing."""
+    loss, row = module(variant).loss(networks, batch, settings)
+    if loss is None:
+        return {"loss": math.nan, "skipped": 1, **row}
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(networks.parameters(), clip)
+    sound = bool(torch.isfinite(norm)) and bool(torch.isfinite(loss))
+    if sound:
+        optimizer.step()
+    return {"loss": loss.item(), "skipped": int(not sound), "gradient": norm.item(), **row}
+
+
+def _differences(here: dict, there: dict, prefix: str = "") -> list[str]:
+    lines = []
+    for key in sorted({*here, *there}):
+        a, b = here.get(key), there.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key} is {b} there and {a} here")
+    return lines
+
+
+def save_checkpoint(path: Path, state: dict) -> None:
+    """Write a checkpoint so that a kill at any moment leaves the last whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load_checkpoint(path: Path, spec: dict) -> dict | None:
+    """The state of `save_checkpoint`, or None. Raises InputError where its spec is another."""
+    if not path.exists():
+        return None
+    state = torch.load(path, weights_only=True)
+    if different := _differences(spec, state["spec"]):
+        raise InputError(
+            f"{path}: checkpoint of another config: {different[0]}; delete it to train anew"
+        )
+    return state
+
+
+def train(
+    spec: dict,
+    crops: Callable[[np.random.Generator], Tensor],
+    start: nn.ModuleDict | None,
+    checkpoint: Path,
+    log_every: int = 20,
+    checkpoint_every: float = 60.0,
+) -> tuple[nn.ModuleDict, list[dict]]:
+    """Train a variant until its budget of network evaluations is spent.
+
+    spec: variant, settings (evaluations, learning_rate, beta), network, training (crop, batch,
+    clip), equilibrium, problems (trained entries) and seed: all that the result depends on, with
+    the images. The learning rate falls to zero along a cosine of the spent budget.
+    Returns the networks and a row per `log_every` steps. A killed training goes on from its
+    checkpoint and ends with the weights of an unbroken one.
+    """
+    variant, budget = spec["variant"], spec["settings"]["evaluations"]
+    settings, clip = settings_of(spec), spec["training"]["clip"]
+    problems = [Problem(name, entry) for name, entry in spec["problems"].items()]
+    networks = build_networks(spec)
+    if start is not None:
+        start_from(networks, start)
+    optimizer = torch.optim.Adam(networks.parameters(), lr=spec["settings"]["learning_rate"])
+    step, rows, window, seconds = 0, [], [], 0.0
+    if state := load_checkpoint(checkpoint, spec):
+        networks.load_state_dict(state["networks"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, rows, window, seconds = (state[k] for k in ("step", "rows", "window", "seconds"))
+        for network, spent in zip(networks.values(), state["evaluations"], strict=True):
+            network.evaluations = spent
+        log.info("resumed from %s at step %d", checkpoint, step)
+
+    stopped = []
+    previous = signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
+    began = saved = time.monotonic()
+    before = seconds
+    bar = tqdm(total=budget, initial=evaluations_of(networks), unit="eval", disable=None)
+    try:
+        while (spent := evaluations_of(networks)) < budget:
+            rate = 0.5 * (1 + math.cos(math.pi * spent / budget))
+            optimizer.param_groups[0]["lr"] = rate * spec["settings"]["learning_rate"]
+            batch = draw_batch(crops, problems, spec["seed"], step)
+            row = take_step(variant, networks, optimizer, batch, settings, clip)
+            window.append(row)
+            step += 1
+            bar.update(min(evaluations_of(networks), budget) - bar.n)
+            seconds = before + time.monotonic() - began
+            if step % log_every == 0 or evaluations_of(networks) >= budget:
+                rows.append(summarise(window, step, evaluations_of(networks), seconds))
+                window = []
+                log.info("%s", progress(rows[-1], budget))
+            if stopped or time.monotonic() - saved >= checkpoint_every:
+                state = {
+                    "spec": spec,
+                    "networks": networks.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                    "rows": rows,
+                    "window": window,
+                    "seconds": seconds,
+                    "evaluations": [network.evaluations for network in networks.values()],
+                }
+                save_checkpoint(checkpoint, state)
+                saved = time.monotonic()
+            if stopped:
+                log.warning("stopped by SIGTERM at step %d; %s keeps it", step, checkpoint)
+                raise SystemExit(143)
+    finally:
+        bar.close()
+        signal.signal(signal.SIGTERM, previous)
+    return networks, rows
+
+
+def summarise(window: list[dict], step: int, evaluations: int, seconds: float) -> dict:
+    """A row of the training's CSV: means over the steps since the last row."""
+    row = {"step": step, "evaluations": evaluations, "seconds": seconds}
+    for key in dict.fromkeys(key for entry in window for key in entry):
+        values = [entry[key] for entry in window if not math.isnan(entry.get(key, math.nan))]
+        row[key] = float(np.mean(values)) if values else math.nan
+    return row
+
+
+def progress(row: dict, budget: int) -> str:
+    """A line for the log: step, loss, rate, remaining time."""
+    rate = row["evaluations"] / max(row["seconds"], 1e-9)
+    remaining = max(budget - row["evaluations"], 0) / rate
+    shown = {k: v for k, v in row.items() if k not in ("step", "evaluations", "seconds")}
+    numbers = " ".join(f"{key} {value:.4g}" for key, value in shown.items())
+    return (
+        f"step {row['step']} evaluations {row['evaluations']}/{budget} {numbers} "
+        f"rate {rate:.1f}/s remaining {remaining:.0f} s"
+    )
+
+
+def lost_share(rows: list[dict]) -> float | None:
+    """Share of images without a fixed point over the last fifth of the rows; None without solves."""
+    tail = [row["lost"] for row in rows[-max(len(rows) // 5, 1) :] if "lost" in row]
+    return float(np.mean(tail)) if tail else None

@@ -1,0 +1,93 @@
+"""The variants: ways to train an RG. Each module holds one loss, and nothing else differs.
+
+A variant's module has `NETWORKS`, the networks that it trains (name to "has a noise map"), and
+`loss(networks, batch, settings)`, which returns the loss and what is worth logging.
+"""
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rerg.equilibrium import ADMM, GradientDescent, Map, Momentum, ProximalGradient, equilibrium
+from rerg.problems import Observation
+
+VARIANTS = ("red", "rg", "rg1", "deqgd", "rerg", "mtdeq")
+LEVEL = 50 / 255  # highest standard deviation of the training noise, PnP-ReG's
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clean crops x̂ (B, 3, s, s), an observation of them, and the generator of this step."""
+
+    truth: Tensor
+    observation: Observation
+    rng: np.random.Generator
+    step: int
+
+    def normal(self) -> Tensor:
+        """Standard normal noise of the shape of x̂."""
+        return torch.from_numpy(self.rng.standard_normal(self.truth.shape, np.float32)).to(
+            self.truth
+        )
+
+    def levels(self) -> Tensor:
+        """A noise level for each image, uniform on [0, 50/255], (B, 1, 1, 1)."""
+        drawn = self.rng.uniform(0, LEVEL, (len(self.truth), 1, 1, 1))
+        return torch.from_numpy(drawn).to(self.truth)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """scale: R = scale · N; beta: weight of the bound; equilibrium: keywords of the solves;
+    lost_above: relative residual above which an image counts as having no fixed point."""
+
+    scale: float
+    beta: float
+    equilibrium: dict
+    lost_above: float
+
+
+def module(variant: str) -> ModuleType:
+    """The module that holds a variant's loss."""
+    return importlib.import_module(f"rerg.variants.{variant}")
+
+
+def restoring_map(
+    variant: str, networks: nn.ModuleDict, observation: Observation, scale: float, solver: str
+) -> Map:
+    """The map whose fixed point is a variant's restoration, for a solver of the config."""
+    if variant == "mtdeq":
+        return admm_map(networks, observation, scale)
+    kind = ProximalGradient if solver == "fast" else GradientDescent
+    return kind(networks["rg"], observation, scale)
+
+
+def admm_map(networks: nn.ModuleDict, observation: Observation, scale: float) -> ADMM:
+    """PnP-ADMM with D(u) = u - N(u, σ), a denoiser told the σ of the problem."""
+    N = networks["denoiser"]
+    return ADMM(lambda u: u - N(u, observation.sigma), observation, scale)
+
+
+def reconstruction_loss(T: Map, batch: Batch, settings: Settings):
+    """E‖x* - x̂‖² / ‖x_0 - x̂‖² at the equilibrium, with its implicit gradient.
+
+    Returns (loss, x*, log). Images whose fixed point is lost are left out of the mean; where all
+    are lost the loss is None. The division balances the problems.
+    """
+    z, solution = equilibrium(T, T.start(), acceleration=Momentum, **settings.equilibrium)
+    x = T.restoration(z)
+    kept = solution.residual <= settings.lost_above
+    log = {
+        "converged": solution.converged.float().mean().item(),
+        "lost": 1 - kept.float().mean().item(),
+        "residual": solution.residual.median().item(),
+    }
+    if not bool(kept.any()):
+        return None, x, log
+    error = (x - batch.truth).square().flatten(1).mean(1)
+    start = (batch.observation.x0 - batch.truth).square().flatten(1).mean(1)
+    return (error / start)[kept].mean(), x, log

@@ -1,0 +1,10 @@
+"""`red`, regularization by denoising: N estimates the noise. The warm start of the others."""
+
+NETWORKS = {"rg": False}
+
+
+def loss(networks, batch, settings):
+    """E‖N(x̂ + e) - e‖², e white noise of standard deviation U(0, 50/255)."""
+    del settings
+    e = batch.levels() * batch.normal()
+    return (networks["rg"](batch.truth + e) - e).square().mean(), {}
