@@ -1,0 +1,322 @@
+"""Images: from the registry's entry to one HDF5 file per dataset, and random crops of it.
+
+Every file that is read was checked against a digest: of the registry, or of the run's lock.
+"""
+
+import hashlib
+import importlib.util
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import h5py
+import numpy as np
+import scipy.io
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from rerg.config import InputError
+from rerg.downloads import cache_folder, download, sha256_of, unpack
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+CONNECTIONS = 8
+
+
+def read_digests(path: Path) -> dict[str, str]:
+    """File name to sha256, of a manifest or a lock: lines `<sha256>  <name>` as of sha256sum.
+
+    Raises InputError where the file is missing or a line has another form.
+    """
+    digests = {}
+    try:
+        lines = Path(path).read_text().splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    for number, line in enumerate(lines, 1):
+        digest, _, name = line.partition("  ")
+        if len(digest) != 64 or not name:
+            raise InputError(f"{path}: line {number}: expected '<sha256>  <file name>'")
+        digests[name] = digest
+    return digests
+
+
+def fetch(dataset: str, entry: Mapping, lock: Path, *, backoff: float = 1.0) -> None:
+    """Bring the files of a registry entry to this machine, and write their digests to `lock`.
+
+    The digests that the files must have are the registry's; where it has none, those of a `lock`
+    that an earlier run left, else the files are trusted on first sight.
+    Raises InputError where a file is missing, cannot be downloaded or has other bytes.
+    """
+    expected, origin = _expected(entry, lock)
+    folder = _folder(entry)
+    if entry["source"] == "http":
+        if "archive" not in entry:
+            _download_files(dataset, entry, expected, backoff)
+        elif not folder and not (cache_folder() / dataset).exists():
+            _download_archive(dataset, entry, backoff)
+    names = sorted(expected) if expected and origin != str(lock) else _list(dataset, entry)
+    digests = {}
+    for name in tqdm(names, f"{dataset}: checking", disable=None):
+        digests[name] = sha256_of(_existing(dataset, entry, name))
+        _check(name, _locate(dataset, entry, name), digests[name], expected, origin)
+    if lost := sorted(set(expected) - set(digests)):
+        raise InputError(f"{dataset}: {lost[0]}: no such file, but {origin} lists it")
+    Path(lock).parent.mkdir(parents=True, exist_ok=True)
+    Path(lock).write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
+    if not expected:
+        log.info("%s: %d files trusted on first sight, locked in %s", dataset, len(names), lock)
+    log.info("%s: %d files", dataset, len(names))
+
+
+def _expected(entry: Mapping, lock: Path) -> tuple[dict[str, str], str]:
+    """The digests to hold the files against (empty: none known) and where they come from."""
+    if "sha256" in entry:
+        return dict(entry["sha256"]), "config/datasets.yaml"
+    if "manifest" in entry:
+        return read_digests(Path(entry["manifest"])), entry["manifest"]
+    return (read_digests(lock) if Path(lock).exists() else {}), str(lock)
+
+
+def _check(name: str, path: Path, found: str, expected: Mapping, origin: str) -> None:
+    if expected and found != expected.get(name):
+        wanted = f"sha256 {expected[name]}" if name in expected else "no such file"
+        raise InputError(f"{path}: {origin} expects {wanted}, found sha256 {found}")
+
+
+def _folder(entry: Mapping) -> Path | None:
+    """The user's folder of an entry, where there is one."""
+    folder = Path(os.path.expandvars(entry.get("folder", ""))).expanduser()
+    return folder if "folder" in entry and folder.is_dir() else None
+
+
+def _locate(dataset: str, entry: Mapping, name: str) -> Path:
+    """Where a file of an entry lies, or would lie once fetched."""
+    if entry["source"] == "embedded":
+        # The path alone: importing scikit-image is slow and not needed.
+        return Path(importlib.util.find_spec("skimage").origin).parent / "data" / name
+    if folder := _folder(entry):
+        for path in (folder / name, folder / Path(name).name):
+            if path.exists():
+                return path
+    return cache_folder() / dataset / (name if "archive" in entry else Path(name).name)
+
+
+def _existing(dataset: str, entry: Mapping, name: str) -> Path:
+    path = _locate(dataset, entry, name)
+    if not path.is_file():
+        raise InputError(f"{dataset}: {path}: no such file")
+    return path
+
+
+def _list(dataset: str, entry: Mapping) -> list[str]:
+    """The files of an archive or a folder that the entry's pattern chooses."""
+    folder = _folder(entry)
+    if entry["source"] == "folder" and folder is None:
+        raise InputError(f"{dataset}: {entry['folder']}: no such folder; put the images there")
+    folder = folder or cache_folder() / dataset
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.glob(entry["pattern"]))
+    if not names:
+        raise InputError(f"{dataset}: {folder}: expected files like {entry['pattern']}, found none")
+    return names
+
+
+def _download_files(dataset: str, entry: Mapping, expected: Mapping, backoff: float) -> None:
+    def get(name: str) -> None:
+        path = _locate(dataset, entry, name)
+        if path.is_relative_to(cache_folder()):  # else it lies in the user's folder
+            urls = [url.format(file=name) for url in entry["urls"]]
+            download(urls, path, expected[name], backoff=backoff)
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        try:
+            jobs = pool.map(get, expected)
+            list(tqdm(jobs, f"{dataset}: fetching", total=len(expected), disable=None))
+        except InputError:
+            pool.shutdown(cancel_futures=True)  # without a connection the others would fail too
+            raise
+
+
+def _download_archive(dataset: str, entry: Mapping, backoff: float) -> None:
+    folder = cache_folder() / dataset
+    archive = cache_folder() / f"{dataset}.archive"
+    download(entry["archive"], archive, backoff=backoff, progress=True)
+    unpack(archive, folder)
+    archive.unlink()
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """The pixels of an image file, uint8 (H, W, 3).
+
+    Raises InputError where the file is missing, no image, damaged, or not RGB with 8 bits.
+    """
+    try:
+        with Image.open(path) as image:
+            # Pillow calls an RGB image of 16 bits "RGB" as well; its decoder's arguments tell.
+            deep = any(";16" in str(tile.args) for tile in image.tile)
+            if image.mode != "RGB" or deep:
+                found = "16 bits" if deep or "16" in image.mode else f"mode {image.mode}"
+                raise InputError(f"{path}: expected an RGB image of 8 bits, found {found}")
+            return np.array(image)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such image") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: expected an image (PNG, JPEG, BMP, TIFF), found none") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: damaged image: {error}") from None
+
+
+def _cut(entry: Mapping, name: str, pixels: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Image ids and pixels that a photograph gives: itself, or its tiles."""
+    stem = Path(name).stem
+    if "tiles" not in entry:
+        yield stem, pixels
+        return
+    size = entry["tiles"]["size"]
+    for number, (row, column) in enumerate(entry["tiles"]["corners"].get(name, []), 1):
+        tile = pixels[row : row + size, column : column + size]
+        if tile.shape[:2] != (size, size):
+            raise InputError(
+                f"config/datasets.yaml: tiles: {name} [{row}, {column}]: a tile of {size} pixels "
+                f"leaves the image of {pixels.shape[0]} x {pixels.shape[1]}"
+            )
+        yield f"{stem}-{number}", tile
+
+
+def prepare(dataset: str, entry: Mapping, lock: Path, target: Path, smallest: int) -> None:
+    """Write the images of a fetched entry to one HDF5 file, the same bytes at every time.
+
+    One contiguous uint8 dataset (H, W, 3) per image, its key the image id; its attributes are
+    `sha256` of the file it comes from and `pixels`, sha256 of shape and pixels.
+    Raises InputError where a file is missing or is not the one that `lock` has, where an image is
+    damaged, not RGB with 8 bits, or has a side under `smallest` pixels, and where ids collide.
+    """
+    digests = read_digests(lock)
+    # low bounds of the format's versions: the same layout with every later library
+    with h5py.File(target, "w", track_order=True, libver=("earliest", "v110")) as file:
+        for name, digest in tqdm(digests.items(), f"{dataset}: preparing", disable=None):
+            path = _existing(dataset, entry, name)
+            _check(name, path, sha256_of(path), digests, str(lock))
+            for image, pixels in _cut(entry, name, read_rgb(path)):
+                if min(pixels.shape[:2]) < smallest:
+                    raise InputError(
+                        f"{path}: expected at least {smallest} x {smallest} pixels, "
+                        f"found {pixels.shape[0]} x {pixels.shape[1]}"
+                    )
+                if image in file:
+                    raise InputError(f"{path}: {dataset} has another image named {image}")
+                stored = file.create_dataset(image, data=pixels, track_times=False)
+                stored.attrs["sha256"] = digest
+                stored.attrs["pixels"] = _pixel_digest(pixels)
+        if not file:
+            raise InputError(f"{dataset}: no image; expected at least one")
+        log.info("%s: %d images", dataset, len(file))
+
+
+def _pixel_digest(pixels: np.ndarray) -> str:
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+def prepare_kernels(dataset: str, entry: Mapping, lock: Path, target: Path) -> None:
+    """Write the kernels of a fetched MATLAB file to an .npz: keys "0", "1", ..., float64 (k, k).
+
+    Raises InputError where the file is missing, is not the one that `lock` has, or has no cell
+    array `kernels`.
+    """
+    [(name, digest)] = read_digests(lock).items()
+    path = _existing(dataset, entry, name)
+    _check(name, path, sha256_of(path), {name: digest}, str(lock))
+    try:
+        if h5py.is_hdf5(path):  # MATLAB 7.3, which holds its arrays transposed
+            with h5py.File(path) as file:
+                kernels = [file[reference][()].T for reference in file["kernels"][()].ravel()]
+        else:
+            kernels = list(scipy.io.loadmat(path)["kernels"].ravel())
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: expected a MATLAB file with `kernels`: {error}") from None
+    np.savez(target, **{str(i): np.asarray(h, np.float64) for i, h in enumerate(kernels)})
+
+
+def check_disjoint(splits: Mapping[str, Sequence[Path]]) -> dict[str, dict[str, list[str]]]:
+    """Hold the prepared files of train, validation and test disjoint; the image ids of each.
+
+    Two images are the same where their pixels are, or where both were cut from one file.
+    Raises InputError that names both images.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    found: dict[str, dict[str, list[str]]] = {}
+    for split, paths in splits.items():
+        found[split] = {}
+        for path in map(Path, paths):
+            with h5py.File(path) as file:
+                found[split][path.stem] = list(file)
+                for image, stored in file.items():
+                    name = f"{path.stem}/{image}"
+                    for digest in stored.attrs.values():
+                        other_split, other = seen.setdefault(digest, (split, name))
+                        if other_split != split:
+                            raise InputError(
+                                f"datasets.{split}: {name} is the same image as {other} of "
+                                f"datasets.{other_split}; expected disjoint splits"
+                            )
+    return found
+
+
+class Crops:
+    """Random crops of prepared images, read from the files crop by crop.
+
+    `Crops(paths, size, batch)(generator)` is a float32 tensor (batch, 3, size, size) in [0, 1]:
+    image, position, flip and rotation are drawn uniformly from the numpy generator alone, so a
+    batch depends on nothing but its state: `numpy.random.default_rng([seed, step])`.
+    Raises InputError where an image is smaller than the crop.
+    """
+
+    def __init__(self, paths: Path | str | Sequence[Path | str], size: int, batch: int):
+        paths = [paths] if isinstance(paths, (str, Path)) else paths
+        self.size, self.batch = size, batch
+        self._images = [image for path in paths for image in h5py.File(path).values()]
+        for image in self._images:
+            if min(image.shape[:2]) < size:
+                raise InputError(
+                    f"{image.file.filename}: {image.name[1:]}: expected at least {size} x {size} "
+                    f"pixels (training.crop), found {image.shape[0]} x {image.shape[1]}"
+                )
+
+    def __call__(self, generator: np.random.Generator) -> "torch.Tensor":
+        import torch  # here, as fetching and preparing images have no use for its seconds
+
+        crops = np.stack([self._crop(generator) for _ in range(self.batch)])
+        return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous().float() / 255
+
+    def _crop(self, generator: np.random.Generator) -> np.ndarray:
+        image = self._images[generator.integers(len(self._images))]
+        row = generator.integers(image.shape[0] - self.size + 1)
+        column = generator.integers(image.shape[1] - self.size + 1)
+        crop = image[row : row + self.size, column : column + self.size]
+        quarters, mirrored = divmod(int(generator.integers(8)), 2)
+        return np.rot90(crop[:, ::-1] if mirrored else crop, quarters)
+
+
+def prefetch(load: Callable[[int], T], keys: Iterable[int], depth: int = 2) -> Iterator[T]:
+    """load(key) for each key, in order, computed up to `depth` ahead by one background thread.
+
+    An error of `load` is raised where its item is asked for.
+    """
+    keys = iter(keys)
+    with ThreadPoolExecutor(1) as pool:
+        ahead = deque(pool.submit(load, key) for key in islice(keys, depth))
+        while ahead:
+            item = ahead.popleft().result()
+            ahead.extend(pool.submit(load, key) for key in islice(keys, 1))
+            yield item
