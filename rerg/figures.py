@@ -12,10 +12,11 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullFormatter
 from scipy.ndimage import uniform_filter
 
-from rerg.scores import CONTROLS, INITIAL, read_trace
-from rerg.tables import in_order, labels_of, mean_of, order_of_methods, short_names
+from rerg.scores import INITIAL, read_trace
+from rerg.tables import in_order, labels_of, order_of_methods, short_names, without_comparisons
 
 WIDTH, COLUMN = 7.0, 3.4  # inches: the page and one of its two columns
 
@@ -29,8 +30,9 @@ COLORS = {
     "mtdeq": "#0072B2",
 }
 OTHER = "#555555"  # baselines and controls
-MARKERS = {"fast": "o", "gd": "s", "adam": "^"}
-OTHER_MARKERS = ("D", "X", "P", "v", "*")
+SOLVER_STYLES = {"fast": ("-", "o"), "gd": ("--", "s"), "adam": (":", "^")}
+SOLVER_LABELS = {"fast": "fast", "gd": "GD", "adam": "Adam-GD"}
+OTHER_STYLE = ("-.", "D")
 STYLE = {
     **sns.axes_style("ticks"),
     "font.family": "DejaVu Sans",
@@ -128,9 +130,9 @@ def examples(
             ax.imshow(shown, interpolation="nearest")
             ax.add_patch(Rectangle((left - 0.5, top - 0.5), size, size, fill=False, ec="w", lw=0.6))
             # The corner that does not hide the window which it enlarges.
-            corner = 0.0 if left + size / 2 > width / 2 else 0.52
+            corner = 0.0 if left + size / 2 > width / 2 else 0.58
             below = top + size / 2 < height / 2
-            inset = ax.inset_axes((corner, 0.0 if below else 0.52, 0.48, 0.48))
+            inset = ax.inset_axes((corner, 0.0 if below else 0.58, 0.42, 0.42))
             inset.imshow(shown[top : top + size, left : left + size], interpolation="nearest")
             inset.set(xticks=[], yticks=[], anchor="SW" if corner == 0 else "SE")
             for spine in inset.spines.values():
@@ -189,7 +191,7 @@ def iterations(
         title=problems[problem]["label"],
         xlim=(0, max(end[0] for end in ends.values())),
     )
-    ax.legend(loc="lower right", ncols=2)
+    figure.legend(loc="outside lower center", ncols=5, handlelength=1.2, columnspacing=1.0)
     return figure
 
 
@@ -210,13 +212,13 @@ def regret(
     sns.heatmap(
         table[columns],
         ax=left,
-        cmap="Greys",
+        cmap=sns.light_palette("#888888", as_cmap=True),  # black digits stay readable
         vmin=0,
         # One diverging RG would otherwise leave all other cells white.
-        vmax=max(1.0, float(np.nanquantile(table[columns], 0.9))),
+        vmax=max(0.5, float(np.nanquantile(table[columns], 0.9))),
         annot=True,
         fmt=".2f",
-        annot_kws={"size": 7},
+        annot_kws={"size": 7, "color": "black"},
         linewidths=0.5,
         cbar=False,
         xticklabels=[short_names(problems)[name] for name in columns],
@@ -231,14 +233,14 @@ def regret(
         worst, low, high = table.loc[name, ["max", "max_low", "max_high"]]
         color = color_of(name, methods)
         right.plot([low, high], [position + 0.5] * 2, color=color, solid_capstyle="round")
-        right.plot(worst, position + 0.5, "o", color=color, markersize=5)
+        right.plot(worst, position + 0.5, "o", color=color, markersize=5, clip_on=False)
     right.set(
         ylim=left.get_ylim(),
         yticks=left.get_yticks(),
         yticklabels=[],
-        xlabel="worst-case regret (dB)",
-        title="maximum, 95 % interval",
+        title="worst case (dB)",
     )
+    right.tick_params(axis="y", length=0)
     right.set_xlim(left=0)
     right.grid(axis="x", linewidth=0.4)
     return figure
@@ -247,7 +249,8 @@ def regret(
 @_styled
 def bound(scores: pd.DataFrame, methods: Mapping[str, Mapping]) -> Figure:
     """Bound against true error, a point per image and problem, a panel per method."""
-    measured = scores[scores["bound_q"].notna() & ~scores["method"].isin(CONTROLS)]
+    main = without_comparisons(scores, methods)
+    measured = main[main["bound_q"].notna()]
     names = in_order(measured["method"], list(methods))
     if not names:
         return absent("no restoration comes with a bound")
@@ -294,7 +297,7 @@ def training(curves: Mapping[str, pd.DataFrame], methods: Mapping[str, Mapping])
     """Training loss over network evaluations, a panel per variant, and the share of fixed points.
 
     ``curves`` maps the variant to its training table with the columns `evaluations`, `loss` and,
-    for those that learn at the equilibrium, `converged` (share of the batch with a fixed point).
+    for those that learn at the equilibrium, `lost` (share of the images without a fixed point).
     Each variant has its own loss, so the panels share no axis of values.
     """
     labels = {entry["variant"]: entry["label"] for entry in methods.values() if "variant" in entry}
@@ -318,10 +321,9 @@ def training(curves: Mapping[str, pd.DataFrame], methods: Mapping[str, Mapping])
     share = axes[len(names)]
     for name in names:
         curve = curves[name]
-        if "converged" in curve and curve["converged"].notna().any():
-            width = max(1, len(curve) // 15)
-            smooth = curve["converged"].astype("float64").rolling(width, min_periods=1).mean()
-            share.plot(curve["evaluations"] / 1000, 100 * smooth, color=COLORS.get(name, OTHER))
+        if "lost" in curve:
+            found = 100 * (1 - curve["lost"])
+            share.plot(curve["evaluations"] / 1000, found, color=COLORS.get(name, OTHER))
     share.set(ylim=(-3, 103), title="fixed points found (%)")
     for ax in axes[len(names) + 1 :]:
         ax.remove()
@@ -333,60 +335,56 @@ def training(curves: Mapping[str, pd.DataFrame], methods: Mapping[str, Mapping])
 def evaluations(
     scores: pd.DataFrame, methods: Mapping[str, Mapping], problems: Mapping[str, Mapping]
 ) -> Figure:
-    """Mean PSNR against mean network evaluations, a panel per problem.
+    """Average PSNR against network evaluations, a panel per problem that compares solvers.
 
-    The colour is the variant, the marker the solver; a line joins the solvers of one variant.
+    The colour is the variant, the line and the marker at its end the solver. Where the run compares
+    no solvers every problem has a panel.
     """
-    points = pd.DataFrame(
-        {
-            "evaluations": mean_of(scores, "network_evaluations").stack(),
-            "psnr": mean_of(scores[~scores["method"].isin(CONTROLS)], "psnr").stack(),
-        }
-    ).dropna()
-    points = points[points["evaluations"] > 0].reset_index()
-    if points.empty:
-        return absent("no restoration counts its network evaluations")
-    points["variant"] = [methods.get(m, {}).get("variant", m) for m in points["method"]]
-    points["solver"] = [methods.get(m, {}).get("solver", "own") for m in points["method"]]
-    known = list(MARKERS)
-    others = [s for s in in_order(points["solver"], known) if s not in MARKERS]
-    markers = MARKERS | dict(zip(others, OTHER_MARKERS, strict=False))
+    traced = scores[scores["trace"].notna()]
+    if traced.empty:
+        return absent("no restoration comes with a trace of its network evaluations")
+    variant = traced["method"].map(lambda name: methods.get(name, {}).get("variant", name))
+    solver = traced["method"].map(lambda name: methods.get(name, {}).get("solver", "own"))
+    traced = traced.assign(variant=variant, solver=solver)
+    solvers = traced.groupby(["problem", "variant"])["solver"].nunique().groupby("problem").max()
+    compared = solvers.index[solvers > 1] if (solvers > 1).any() else solvers.index
 
-    names = in_order(points["problem"], list(problems))
+    names = in_order(pd.Series(compared), list(problems))
     columns = min(4, len(names))
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(WIDTH, 1.5 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.9 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
     for ax, problem in zip(axes, names, strict=False):
-        here = points[points["problem"] == problem].sort_values("evaluations")
-        for variant, line in here.groupby("variant"):
-            color = COLORS.get(variant, OTHER)
-            ax.plot(line["evaluations"], line["psnr"], color=color, linewidth=0.7)
-            for solver, point in line.groupby("solver"):
-                ax.plot(
-                    point["evaluations"],
-                    point["psnr"],
-                    markers[solver],
-                    color=color,
-                    markersize=4.5,
-                    markeredgecolor="white",
-                    markeredgewidth=0.4,
-                )
+        here = traced[traced["problem"] == problem]
+        for method in in_order(here["method"], list(methods)):
+            lines = here[here["method"] == method]
+            trace = mean_trace(lines["trace"])
+            trace = trace[trace[:, 0] > 0]
+            line, marker = SOLVER_STYLES.get(lines["solver"].iloc[0], OTHER_STYLE)
+            ax.plot(
+                *trace.T,
+                line,
+                color=color_of(method, methods),
+                linewidth=1,
+                marker=marker,
+                markevery=[-1],
+                markersize=4.5,
+            )
         ax.set(xscale="log", title=short_names(problems)[problem])
+        ax.xaxis.set_minor_formatter(NullFormatter())
     for ax in axes[len(names) :]:
         ax.remove()
-    labels = {entry["variant"]: entry["label"] for entry in methods.values() if "variant" in entry}
-    labels |= {name: methods[name]["label"] for name in COLORS if name in methods}
+
+    labels = labels_of(methods)
     handles = [
         Line2D([], [], color=COLORS.get(name, OTHER), label=labels.get(name, name))
-        for name in in_order(points["variant"], list(COLORS))
+        for name in in_order(traced["variant"], list(COLORS))
     ]
-    solver_labels = {"fast": "fast", "gd": "GD", "adam": "Adam-GD"}
-    handles += [
-        Line2D([], [], color=OTHER, linestyle="", marker=markers[s], label=solver_labels.get(s, s))
-        for s in in_order(points["solver"], known)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    for name in in_order(traced["solver"], list(SOLVER_STYLES)):
+        line, marker = SOLVER_STYLES.get(name, OTHER_STYLE)
+        label = SOLVER_LABELS.get(name, name)
+        handles.append(Line2D([], [], color=OTHER, linestyle=line, marker=marker, label=label))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     figure.supxlabel("network evaluations", fontsize=8)
-    figure.supylabel("PSNR (dB)", fontsize=8)
+    figure.supylabel("average PSNR (dB)", fontsize=8)
     return figure

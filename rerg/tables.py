@@ -4,6 +4,7 @@ A quality is the mean over the images of one (problem, method). Where one image 
 cell is empty: the mean over the images that survived would flatter the method.
 """
 
+import html
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -80,6 +81,14 @@ def order_of_methods(methods: Mapping[str, Mapping]) -> list[str]:
     return [INITIAL, *methods, TRUTH]
 
 
+def without_comparisons(scores: pd.DataFrame, methods: Mapping[str, Mapping]) -> pd.DataFrame:
+    """The rows but those of variants that ran on a part of the problems, to compare solvers."""
+    counts = scores.groupby("method")["problem"].nunique()
+    partial = counts.index[counts < scores["problem"].nunique()]
+    comparisons = [name for name in partial if "variant" in methods.get(name, {})]
+    return scores[~scores["method"].isin(comparisons)]
+
+
 def mean_of(scores: pd.DataFrame, column: str) -> pd.DataFrame:
     """Mean of a column over the images: methods x problems, sorted by name, empty where one is."""
     cells = scores[["method", "problem"]].assign(value=scores[column].astype("float64"))
@@ -98,9 +107,10 @@ def quality(
 ) -> pd.DataFrame:
     """Mean of ``metric`` over the images, methods x problems, and `mean` over the problems.
 
-    Only a method that has all problems of the table has a mean.
+    Only a method that has all problems of the table has a mean. A variant that was run on some of
+    them to compare solvers is left out: it is the same RG once more (see `solvers`).
     """
-    rows = in_order(scores["method"], order_of_methods(methods))
+    rows = in_order(without_comparisons(scores, methods)["method"], order_of_methods(methods))
     columns = in_order(scores["problem"], list(problems))
     table = mean_of(scores, metric).reindex(index=rows, columns=columns)
     return table.assign(mean=table.mean(axis=1, skipna=False))
@@ -216,19 +226,19 @@ def write_table(
     formats: str | Mapping[str, str],
     marked: pd.DataFrame,
 ) -> None:
-    """Write ``{name}.csv`` (names and plain numbers), ``.md`` and ``.tex`` (labels, as printed).
+    """Write ``{name}.csv`` (names and plain numbers), ``.md``, ``.tex`` and ``.html`` (as printed).
 
     ``rows`` are the labels of each level of the index, ``columns`` those of the columns.
     ``formats`` is one format of a number for all columns, or one per column. The best of a column
     is bold, the second underlined, as ``marked`` says (a column that it lacks has neither). The
-    LaTeX is a `tabular` that needs booktabs.
+    LaTeX is a `tabular` that needs booktabs; the HTML is what Snakemake's report can show.
     """
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / f"{name}.csv", float_format="%.7g", lineterminator="\n")
 
     levels = table.index.names
     head = [*levels, *(columns.get(column, column) for column in table.columns)]
-    for suffix, style in (("md", _MARKDOWN), ("tex", _LATEX)):
+    for suffix, style in (("md", _MARKDOWN), ("tex", _LATEX), ("html", _HTML)):
         body = []
         for position, key in enumerate(table.index):
             parts = key if isinstance(key, tuple) else (key,)
@@ -262,6 +272,30 @@ def _latex(head: list[str], body: list[list[str]], levels: int) -> str:
     alignment = "l" * levels + "r" * (len(head) - levels)
     top = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", lines[0], r"\midrule"]
     return "\n".join([*top, *lines[1:], r"\bottomrule", r"\end{tabular}", ""])
+
+
+_PAGE = """<!DOCTYPE html>
+<meta charset="utf-8">
+<style>
+  body {{ font-family: sans-serif; }}
+  table {{ border-collapse: collapse; font-size: 0.85em; }}
+  td, th {{ padding: 0.2em 0.6em; text-align: left; border-bottom: thin solid #ddd; }}
+  td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums; }}
+</style>
+<table>
+{}</table>
+"""
+
+
+def html_table(head: list[str], body: list[list[str]], levels: int) -> str:
+    """A page with one table of HTML cells, of which the first ``levels`` of a row hold text."""
+
+    def row(cells: list[str], tag: str) -> str:
+        kinds = [""] * levels + [" class=n"] * (len(cells) - levels)
+        parts = (f"<{tag}{k}>{c}</{tag}>" for k, c in zip(kinds, cells, strict=True))
+        return f"<tr>{''.join(parts)}</tr>\n"
+
+    return _PAGE.format(row(head, "th") + "".join(row(cells, "td") for cells in body))
 
 
 # What pdflatex does not take as it stands. Greek letters and signs are set in mathematics.
@@ -298,6 +332,13 @@ _LATEX = {
     "best": r"\textbf{{}}",
     "second": r"\underline{{}}",
     "table": _latex,
+}
+_HTML = {
+    "text": html.escape,
+    "infinity": "∞",
+    "best": "<b>{}</b>",
+    "second": "<u>{}</u>",
+    "table": html_table,
 }
 
 
