@@ -160,9 +160,7 @@ class Run:
             chosen = self.config["problems"]
         else:
             blocks = [b for b in self.config["comparisons"] if method in b["methods"]]
-            chosen = [
-                p for p in self.config["problems"] if any(p in b["problems"] for b in blocks)
-            ]
+            chosen = [p for p in self.config["problems"] if any(p in b["problems"] for b in blocks)]
         able = self.methods[method].get("problems")
         return [p for p in chosen if able is None or p in able]
 

@@ -257,8 +257,9 @@ def adam(
     optimizer = torch.optim.Adam([x], lr=learning_rate)
     residual = torch.zeros(len(x0), dtype=x0.dtype, device=x0.device)
     for k in range(1, iterations + 1):
-        turned = GradientDescent(lambda z, k=k: dihedral_inverse(T.N(dihedral(z, k)), k),
-                                 T.observation, T.scale)
+        turned = GradientDescent(
+            lambda z, k=k: dihedral_inverse(T.N(dihedral(z, k)), k), T.observation, T.scale
+        )
         with torch.no_grad():
             x.grad = turned.field(x.detach())
             residual = _norm(x.grad) / _norm(x.detach()).clamp_min(1e-30)

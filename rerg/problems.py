@@ -15,8 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from deepinv.physics import BlurFFT, Denoising, Downsampling, Inpainting, LinearPhysics
-from scipy.io import loadmat
 from torch import Tensor
+
+from rerg.config import InputError
 
 KERNEL_SIZE = 25  # pixels; the blur kernels of PnP-ReG have this size
 
@@ -54,13 +55,16 @@ def kernel_of(entry: dict, files: dict[str, str] | None = None) -> np.ndarray:
     Convention: (h * x)[i] = Σ_j h[j] x[i - (j - k//2)], so that tap j weighs the pixel at offset
     k//2 - j. For a downsampling by f the kernel is centred on the block of f x f pixels that a
     low-resolution pixel covers, at offset (f - 1)/2: a ramp stays a ramp and nothing shifts.
-    `files` maps the names of kernel files to their paths (MATLAB files of one array or cell).
+    `files` maps the names of kernel files to prepared files, with keys "0", "1", ...
     """
     kernel, factor = entry["kernel"], entry.get("factor", 1)
     if "file" in kernel:
-        content = loadmat((files or {})[kernel["file"]])
-        stack = next(v for k, v in content.items() if not k.startswith("__")).ravel()
-        h = np.asarray(stack[kernel["index"]], dtype=np.float64)
+        content = np.load(files[kernel["file"]])
+        if str(kernel["index"]) not in content:
+            raise InputError(
+                f"config/problems.yaml: kernel {kernel}: expected an index below {len(content)}"
+            )
+        h = content[str(kernel["index"])]
         return h / h.sum()
     size = 6 * factor + 1 if "bicubic" in kernel else KERNEL_SIZE  # odd, and wider than h
     offset = size // 2 - np.arange(size) - (factor - 1) / 2
@@ -103,6 +107,11 @@ class Observation:
     def with_sigma(self, sigma: float) -> "Observation":
         """The same observation with another weight λ = σ²."""
         return replace(self, sigma=sigma)
+
+    def to(self, device: str) -> "Observation":
+        """The same observation on a device."""
+        y, x0, physics = (part.to(device) for part in (self.y, self.x0, self.physics))
+        return replace(self, y=y, x0=x0, physics=physics)
 
     def __getitem__(self, index: Tensor) -> "Observation":
         physics = self.physics
@@ -200,14 +209,14 @@ def save_observations(path: Path, problem: Problem, images: dict[str, Observatio
     np.savez(path, **arrays)
 
 
-def load_observations(path: Path, kernels: dict[str, str] | None = None, device: str = "cpu"):
-    """Read the observations of `save_observations`: (problem, {image: Observation of batch 1}).
+def load_observations(path: Path, device: str = "cpu") -> tuple[Problem, dict[str, Observation]]:
+    """Read the observations of `save_observations`: the problem, and batches of one by image.
 
-    The kernel is taken from the file, so a reader needs neither the config nor kernel files.
+    The kernel is the file's, so a reader needs neither the config nor kernel files.
     """
     content = np.load(path, allow_pickle=False)
     entry = json.loads(str(content["problem"]))
-    problem = Problem(entry.pop("name"), entry, kernels)
+    problem = Problem(entry.pop("name"), entry)
     if "kernel" in content:
         problem.__dict__["kernel"] = content["kernel"].astype(np.float64)
     observations = {}

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,16 +11,27 @@ from rerg.config import InputError
 
 @contextmanager
 def logged(path: str) -> Iterator[None]:
-    """Write the log to a file, warnings to stderr as well; end with status 1 on an InputError."""
+    """Write the log to a file, warnings to stderr as well; end with status 1 and a line on a fault.
+
+    An InputError is its own line. Any other error is a fault of ours: its traceback goes to the
+    log, and the line says so.
+    """
     screen = logging.StreamHandler()
     screen.setLevel(logging.WARNING)
+    file = logging.FileHandler(path, mode="w")
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s",
         level=logging.INFO,
-        handlers=[logging.FileHandler(path, mode="w"), screen],
+        handlers=[file, screen],
     )
+    log = logging.getLogger(__name__)
     try:
         yield
     except InputError as error:
-        logging.getLogger(__name__).error(error)
+        log.error("%s", error)
+        sys.exit(1)
+    except Exception as error:
+        file.stream.write(traceback.format_exc())
+        reason = (str(error).strip().splitlines() or [""])[0]
+        log.error("%s: %s (traceback in %s)", type(error).__name__, reason, path)
         sys.exit(1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rerg.config import InputError
+from rerg.config import InputError, digest
 from rerg.networks import build, copy_weights
 from rerg.problems import Problem
 from rerg.variants import Batch, Settings, module
@@ -122,6 +122,9 @@ def train(
     crops: Callable[[np.random.Generator], Tensor],
     start: nn.ModuleDict | None,
     checkpoint: Path,
+    *,
+    kernels: dict[str, str] | None = None,
+    device: str = "cpu",
     log_every: int = 20,
     checkpoint_every: float = 60.0,
 ) -> tuple[nn.ModuleDict, list[dict]]:
@@ -135,10 +138,11 @@ def train(
     """
     variant, budget = spec["variant"], spec["settings"]["evaluations"]
     settings, clip = settings_of(spec), spec["training"]["clip"]
-    problems = [Problem(name, entry) for name, entry in spec["problems"].items()]
+    problems = [Problem(name, entry, kernels) for name, entry in spec["problems"].items()]
     networks = build_networks(spec)
     if start is not None:
         start_from(networks, start)
+    networks.to(device)
     optimizer = torch.optim.Adam(networks.parameters(), lr=spec["settings"]["learning_rate"])
     step, rows, window, seconds = 0, [], [], 0.0
     if state := load_checkpoint(checkpoint, spec):
@@ -158,7 +162,7 @@ def train(
         while (spent := evaluations_of(networks)) < budget:
             rate = 0.5 * (1 + math.cos(math.pi * spent / budget))
             optimizer.param_groups[0]["lr"] = rate * spec["settings"]["learning_rate"]
-            batch = draw_batch(crops, problems, spec["seed"], step)
+            batch = draw_batch(crops, problems, spec["seed"], step).to(device)
             row = take_step(variant, networks, optimizer, batch, settings, clip)
             window.append(row)
             step += 1
@@ -211,7 +215,26 @@ def progress(row: dict, budget: int) -> str:
     )
 
 
-def lost_share(rows: list[dict]) -> float | None:
-    """Share of images without a fixed point over the last fifth of the rows; None without solves."""
+def describe(spec: dict, rows: list[dict]) -> dict:
+    """The description that goes beside the weights: what they are, and whether they collapsed.
+
+    `lost` is the share of images without a fixed point over the last fifth of the training, None
+    for a variant without solves; `collapsed` says that it exceeds one half.
+    """
     tail = [row["lost"] for row in rows[-max(len(rows) // 5, 1) :] if "lost" in row]
-    return float(np.mean(tail)) if tail else None
+    lost = float(np.mean(tail)) if tail else None
+    collapsed = lost is not None and lost > COLLAPSED
+    if collapsed:
+        log.warning("%s collapsed: %.0f %% of the images lost", spec["variant"], 100 * lost)
+    return {
+        "variant": spec["variant"],
+        "config": digest(spec),
+        "network": spec["network"],
+        "seed": spec["seed"],
+        "steps": rows[-1]["step"],
+        "evaluations": rows[-1]["evaluations"],
+        "seconds": rows[-1]["seconds"],
+        "lost": lost,
+        "collapsed": collapsed,
+        "spec": spec,
+    }

@@ -5,7 +5,7 @@ A variant's module has `NETWORKS`, the networks that it trains (name to "has a n
 """
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
@@ -27,6 +27,10 @@ class Batch:
     observation: Observation
     rng: np.random.Generator
     step: int
+
+    def to(self, device: str) -> "Batch":
+        """The same batch on a device."""
+        return replace(self, truth=self.truth.to(device), observation=self.observation.to(device))
 
     def normal(self) -> Tensor:
         """Standard normal noise of the shape of x̂."""

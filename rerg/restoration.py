@@ -1,0 +1,211 @@
+"""Restoring all images of an observation file with one variant and one solver."""
+
+import json
+import logging
+import resource
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rerg.bound import error_bound, iteration_bound, radial_factor, rms
+from rerg.config import digest
+from rerg.equilibrium import Map, Momentum, ProximalGradient, Solution, adam, fixed_point
+from rerg.problems import Observation, batch
+from rerg.variants import restoring_map
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-5  # relative; float32 arithmetic may exceed an equality of the bound by this much
+
+
+def solve(T: Map, solver: str, options: dict, watch=None) -> Solution:
+    """Run a solver of the config: `fast` and `gd` iterate T, `adam` is PnP-ReG's procedure."""
+    with torch.no_grad():
+        if solver == "adam":
+            return adam(T, T.start(), watch=watch, **options)
+        acceleration = {"acceleration": Momentum} if solver == "fast" else {}
+        return fixed_point(T, T.start(), watch=watch, **acceleration, **options)
+
+
+def psnr(x: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image of a batch in dB, peak 1, no clipping, (B,)."""
+    return -10 * torch.log10((x - truth).square().flatten(1).mean(1))
+
+
+def trace_grid(iterations: int) -> set[int]:
+    """The evaluations at which a trace is taken: about seven a decade, and the last."""
+    grid = np.unique(np.round(np.geomspace(1, iterations, 1 + round(7 * np.log10(iterations)))))
+    return {int(k) for k in grid} | {iterations}
+
+
+class Trace:
+    """Records (network evaluations, relative residual, psnr) of each image on a log-spaced grid."""
+
+    def __init__(self, T: Map, truth: Tensor, iterations: int):
+        self.T, self.truth, self.grid = T, truth, trace_grid(iterations)
+        start = psnr(T.restoration(T.start()), truth)
+        self.rows = [
+            torch.stack([torch.zeros_like(start), torch.full_like(start, torch.nan), start])
+        ]
+
+    def __call__(self, k: int, x: Tensor, residual: Tensor) -> None:
+        if k in self.grid:
+            quality = psnr(self.T.restoration(x), self.truth)
+            self.rows.append(torch.stack([torch.full_like(quality, k), residual, quality]))
+
+    def of(self, i: int, solution: Solution) -> np.ndarray:
+        """The trace of one image, (n, 3), up to its own last evaluation."""
+        rows = torch.stack(self.rows)[:, :, i].cpu().double().numpy()
+        last = int(solution.evaluations[i])
+        quality = float(psnr(self.T.restoration(solution.x), self.truth)[i])
+        end = [[last, float(solution.residual[i]), quality]]
+        return np.concatenate([rows[rows[:, 0] < last], end])
+
+
+def measure_bound(T: ProximalGradient, x: Tensor, truth: Tensor, iterates: int) -> list[dict]:
+    """The bound at the restorations x and along the plain iteration of T, a dict per image.
+
+    error = ‖x - x̂‖; bound_r = ‖T(x̂) - x̂‖; bound_q = q at x; bound = (r + ρ)/(1 - q), None where
+    q ≥ 1. bound_violations counts, over the first `iterates` of x_{k+1} = T(x_k), those whose
+    error exceeds its bound with q the largest radial factor so far; bound_iterates counts those
+    where that q < 1.
+    """
+    with torch.no_grad():
+        T_truth, T_x = T(truth), T(x)
+        r, error, residual = rms(T_truth - truth), rms(x - truth), rms(T_x - x)
+        q = radial_factor(T_x, T_truth, x, truth)
+        bound = error_bound(r, q, residual)
+        checked, violated = torch.zeros_like(r), (error > bound * (1 + TOLERANCE)).float()
+        x_k, start, largest = T.start(), rms(T.start() - truth), torch.zeros_like(r)
+        for k in range(1, iterates + 1):
+            T_k = T(x_k)
+            largest = torch.maximum(largest, radial_factor(T_k, T_truth, x_k, truth))
+            limit = iteration_bound(r, largest, start, k)
+            checked += largest < 1
+            violated += rms(T_k - truth) > limit * (1 + TOLERANCE)
+            x_k = T_k
+    return [
+        {
+            "error": float(error[i]),
+            "bound": float(bound[i]) if q[i] < 1 else None,
+            "bound_r": float(r[i]),
+            "bound_q": float(q[i]),
+            "bound_iterates": int(checked[i]),
+            "bound_violations": int(violated[i]),
+        }
+        for i in range(len(r))
+    ]
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def restore_batch(
+    variant: str,
+    networks: nn.ModuleDict,
+    observation: Observation,
+    scale: float,
+    solver: str,
+    options: dict,
+    truth: Tensor | None = None,
+    bound_iterates: int = 0,
+) -> tuple[np.ndarray, list[dict], list[np.ndarray | None]]:
+    """Restore one batch of equal-sized images.
+
+    Returns the restorations (B, 3, H, W), a dict of statistics per image, and a trace per image
+    (None without the ground truth, which serves for traces and the bound and for nothing else).
+    `seconds` is the time of the batch divided by its images.
+    """
+    T = restoring_map(variant, networks, observation, scale, solver)
+    watch = None if truth is None else Trace(T, truth, options["iterations"])
+    device = observation.y.device
+    before = _clock(device)
+    solution = solve(T, solver, options, watch)
+    seconds = (_clock(device) - before) / len(observation.y)
+    with torch.no_grad():
+        x = T.restoration(solution.x)
+    stats = [
+        {
+            "iterations": int(solution.evaluations[i]),
+            "network_evaluations": int(solution.evaluations[i]),
+            "residual": float(solution.residual[i]),
+            "converged": bool(solution.converged[i]) if solver != "adam" else None,
+            "seconds": seconds,
+            "peak_memory_mb": _peak_memory_mb(device),
+            "device": device.type,
+        }
+        for i in range(len(x))
+    ]
+    if truth is not None and solver == "fast" and isinstance(T, ProximalGradient):
+        for entry, bound in zip(stats, measure_bound(T, x, truth, bound_iterates), strict=True):
+            entry.update(bound)
+    traces = [None if watch is None else watch.of(i, solution) for i in range(len(x))]
+    return x.cpu().numpy(), stats, traces
+
+
+def batches(observations: dict[str, Observation], size: int) -> list[list[str]]:
+    """Names of equal-sized images, at most `size` together, in the order of the file."""
+    groups = defaultdict(list)
+    for name, observation in observations.items():
+        groups[observation.x0.shape].append(name)
+    return [g[i : i + size] for g in groups.values() for i in range(0, len(g), size)]
+
+
+def restore(
+    variant: str,
+    networks: nn.ModuleDict,
+    observations: dict[str, Observation],
+    *,
+    scale: float,
+    solver: str,
+    options: dict,
+    batch_size: int,
+    truth: dict[str, Tensor] | None = None,
+    bound_iterates: int = 0,
+    partial: Path | None = None,
+    key: object = None,
+) -> dict[str, np.ndarray]:
+    """Restore every image: the arrays of a restoration file (`{image}`, `{image}.trace`, `stats`).
+
+    partial: a folder where finished batches are kept, so that a killed job goes on; `key` is all
+    that the result depends on, so that a changed one starts anew.
+    """
+    arrays, stats = {}, {}
+    for names in tqdm(batches(observations, batch_size), unit="batch", disable=None):
+        kept = partial / f"{digest([key, names])[:32]}.npz" if partial else None
+        if kept is not None and kept.exists():
+            content = dict(np.load(kept, allow_pickle=False))
+        else:
+            observation = batch([observations[name] for name in names])
+            clean = None if truth is None else torch.stack([truth[n] for n in names])
+            clean = None if clean is None else clean.to(observation.y)
+            x, rows, traces = restore_batch(
+                variant, networks, observation, scale, solver, options, clean, bound_iterates
+            )
+            content = dict(zip(names, x, strict=True))
+            content |= {
+                f"{n}.trace": t for n, t in zip(names, traces, strict=True) if t is not None
+            }
+            content["stats"] = np.array(json.dumps(dict(zip(names, rows, strict=True))))
+            if kept is not None:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                with (unfinished := kept.with_suffix(".partial")).open("wb") as file:
+                    np.savez(file, **content)
+                unfinished.replace(kept)
+        stats |= json.loads(str(content.pop("stats")))
+        arrays |= content
+    return {**arrays, "stats": np.array(json.dumps(stats))}

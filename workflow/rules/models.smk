@@ -1,0 +1,65 @@
+# Models: one training per variant, by the same loop; all but the warm start begin from it.
+def training_spec(variant):
+    """All that a model depends on, with the images and the code."""
+    return {
+        "variant": variant,
+        "settings": {k: v for k, v in RUN["variants"][variant].items() if k != "threads"},
+        "network": RUN["network"],
+        "training": {k: RUN["training"][k] for k in ("crop", "batch", "clip")},
+        "equilibrium": RUN["equilibrium"],
+        "problems": TRAINED,
+        "seed": RUN["seed"],
+    }
+
+
+def warm_start(wildcards):
+    start = RUN["variants"][wildcards.variant].get("start")
+    return [f"{RESULTS}/models/{start}.safetensors"] if start else []
+
+
+rule train:
+    """One variant, trained until its budget of network evaluations is spent."""
+    input:
+        start=warm_start,
+        images=expand(f"{RESULTS}/images/{{dataset}}.h5", dataset=RUN["datasets"]["train"]),
+        splits=f"{RESULTS}/images/splits.json",
+        kernels=list(kernel_files(TRAINED).values()),
+        code=[
+            "rerg/training.py",
+            "rerg/variants/__init__.py",
+            "rerg/variants/{variant}.py",
+            "rerg/networks.py",
+            "rerg/equilibrium.py",
+            "rerg/bound.py",
+            "rerg/problems.py",
+        ],
+    output:
+        weights=f"{RESULTS}/models/{{variant}}.safetensors",
+        about=f"{RESULTS}/models/{{variant}}.json",
+        curve=report(
+            f"{RESULTS}/models/{{variant}}.training.csv",
+            caption="../report/training.rst",
+            category="Models",
+            labels={"variant": "{variant}"},
+        ),
+    log:
+        f"{RESULTS}/logs/train/{{variant}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train.{{variant}}.tsv"
+    wildcard_constraints:
+        variant="|".join(RUN["variants"]),
+    threads: lambda w: RUN["variants"][w.variant]["threads"]
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=RUN["training"]["runtime"],
+    params:
+        spec=lambda w: training_spec(w.variant),
+        kernels=kernel_files(TRAINED),
+        device=RUN["device"],
+        # No output: Snakemake deletes the outputs of a job that was killed.
+        checkpoint=f"{RESULTS}/checkpoints/{{variant}}.ckpt",
+        log_every=RUN["training"]["log_every"],
+        checkpoint_every=RUN["training"]["checkpoint_every"],
+    script:
+        "../scripts/train.py"

@@ -1,0 +1,28 @@
+# Observations: one file per dataset and problem, the same for every method.
+def kernel_files(problems):
+    """Prepared kernel files that these problems need, by the name of their registry entry."""
+    kernels = [PROBLEMS[problem].get("kernel", {}) for problem in problems]
+    return {k["file"]: f"{RESULTS}/images/{k['file']}.npz" for k in kernels if "file" in k}
+
+
+for problems in batched(RUN["problems"]):
+
+    rule:
+        name:
+            f"observe_{problems[0]}"
+        input:
+            images=f"{RESULTS}/images/{{dataset}}.h5",
+            kernels=list(kernel_files(problems).values()),
+            code=["rerg/problems.py"],
+        output:
+            expand(
+                f"{RESULTS}/observations/{{{{dataset}}}}/{{problem}}.npz",
+                problem=problems,
+            ),
+        log:
+            f"{RESULTS}/logs/observe/{{dataset}}.{problems[0]}.log",
+        params:
+            problems={problem: PROBLEMS[problem] for problem in problems},
+            kernels=kernel_files(problems),
+        script:
+            "../scripts/observe.py"

@@ -1,0 +1,45 @@
+"""Restore the images of one dataset for some problems with one variant and one solver."""
+
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from rerg.config import digest
+from rerg.networks import load_weights
+from rerg.problems import load_observations
+from rerg.restoration import restore
+from rerg.script import logged
+from rerg.training import build_networks
+
+with logged(snakemake.log[0]):
+    torch.set_num_threads(snakemake.threads)
+    params, device = snakemake.params, snakemake.params.device
+    networks = build_networks(params.spec)
+    about = load_weights(snakemake.input.weights, networks, {"config": digest(params.spec)})
+    networks.to(device).requires_grad_(False)
+    with h5py.File(snakemake.input.images) as file:
+        images = {name: torch.from_numpy(stored[()]) for name, stored in file.items()}
+    clean = {name: pixels.permute(2, 0, 1).float() / 255 for name, pixels in images.items()}
+    partial = Path(params.partial)
+    for source, target in zip(snakemake.input.observations, snakemake.output, strict=True):
+        problem, observations = load_observations(source, device)
+        key = [about["sha256"], digest(Path(source).read_bytes().hex()), params.method]
+        key += [params.options, params.batch, params.bound_iterates]
+        arrays = restore(
+            params.method["variant"],
+            networks,
+            observations,
+            scale=params.spec["network"]["scale"],
+            solver=params.method["solver"],
+            options=params.options,
+            batch_size=params.batch,
+            truth={name: problem.crop(x) for name, x in clean.items()},
+            bound_iterates=params.bound_iterates,
+            partial=partial,
+            key=key,
+        )
+        np.savez(target, **arrays)
+    shutil.rmtree(partial, ignore_errors=True)
