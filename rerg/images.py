@@ -150,8 +150,10 @@ def _download_archive(dataset: str, entry: Mapping, backoff: float) -> None:
     folder = cache_folder() / dataset
     archive = cache_folder() / f"{dataset}.archive"
     download(entry["archive"], archive, backoff=backoff, progress=True)
-    unpack(archive, folder)
-    archive.unlink()
+    try:
+        unpack(archive, folder)
+    finally:
+        archive.unlink()  # a damaged one must not be met again
 
 
 def read_rgb(path: Path) -> np.ndarray:

