@@ -15,8 +15,15 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 from scipy.ndimage import uniform_filter
 
-from rerg.scores import INITIAL, read_trace
-from rerg.tables import in_order, labels_of, order_of_methods, short_names, without_comparisons
+from rerg.scores import INITIAL, TRUTH, psnr, read_trace
+from rerg.tables import (
+    REGRET_HEADS,
+    in_order,
+    labels_of,
+    order_of_methods,
+    short_names,
+    without_comparisons,
+)
 
 WIDTH, COLUMN = 7.0, 3.4  # inches: the page and one of its two columns
 
@@ -99,14 +106,13 @@ def most_detailed(image: np.ndarray, size: int) -> tuple[int, int]:
 @_styled
 def examples(
     rows: Mapping[str, Mapping[str, np.ndarray]],
-    psnr: Mapping[tuple[str, str], float],
     methods: Mapping[str, Mapping],
     problems: Mapping[str, Mapping],
 ) -> Figure:
     """Restorations side by side, problems x methods, with a zoom into the most detailed window.
 
     ``rows`` maps the problem to {method: image (3, H, W) in [0, 1] scale}, of one image each and
-    with the ground truth; ``psnr`` maps (problem, method) to dB.
+    with the ground truth (`rerg.scores.images_of`). The PSNR is that of the table of scores.
     """
     present = pd.Series([method for row in rows.values() for method in row])
     columns = in_order(present, order_of_methods(methods))
@@ -117,7 +123,7 @@ def examples(
     figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     axes = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)
     for line, (problem, row) in zip(axes, rows.items(), strict=True):
-        truth = row["truth"]
+        truth = row[TRUTH]
         size = min(truth.shape[1:]) // 4
         top, left = most_detailed(truth, size)
         for ax, method in zip(line, columns, strict=True):
@@ -137,11 +143,12 @@ def examples(
             inset.set(xticks=[], yticks=[], anchor="SW" if corner == 0 else "SE")
             for spine in inset.spines.values():
                 spine.set(visible=True, color="w", linewidth=0.8)
-            value = psnr.get((problem, method), math.nan)
-            ax.set_title("" if not math.isfinite(value) else f"{value:.2f} dB", fontsize=7, pad=2)
-        line[0].set_ylabel(names[problem], labelpad=2)
+            title = "" if method == TRUTH else f"{psnr(row[method], truth):.2f} dB"
+            ax.set_title(title, fontsize=7, pad=2)
+        line[0].set_ylabel(names.get(problem, problem), labelpad=2)
     for ax, method in zip(axes[0], columns, strict=True):
-        label = labels[method].replace(" ", "\n", 1) if len(labels[method]) > 9 else labels[method]
+        label = labels.get(method, method)
+        label = label.replace(" ", "\n", 1) if len(label) > 9 else label
         ax.set_title(f"{label}\n{ax.get_title()}", fontsize=7, pad=2)
     return figure
 
@@ -178,7 +185,7 @@ def iterations(
     ends = {}
     for name in by_gd:
         trace = mean_trace(solved.loc[solved["method"] == name, "trace"])
-        label = labels_of(methods)[name].removesuffix(", GD")
+        label = methods[name]["label"].removesuffix(", GD")
         ax.plot(*trace.T, color=color_of(name, methods), label=label)
         ends[name] = trace[-1]
     initial = scores.loc[
@@ -188,7 +195,7 @@ def iterations(
     ax.set(
         xlabel="iterations of GD (network evaluations)",
         ylabel="average PSNR (dB)",
-        title=problems[problem]["label"],
+        title=problems[problem]["label"] if problem in problems else problem,
         xlim=(0, max(end[0] for end in ends.values())),
     )
     figure.legend(loc="outside lower center", ncols=5, handlelength=1.2, columnspacing=1.0)
@@ -205,8 +212,8 @@ def regret(
     """
     if table.empty:
         return absent("no RG was scored")
-    columns = [name for name in table.columns if name in problems]
-    labels = [labels_of(methods)[name] for name in table.index]
+    columns = [name for name in table.columns if name not in REGRET_HEADS]
+    labels = [labels_of(methods).get(name, name) for name in table.index]
     figure = Figure(figsize=(WIDTH, 1.0 + 0.3 * len(table)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[3, 1])
     sns.heatmap(
@@ -221,7 +228,7 @@ def regret(
         annot_kws={"size": 7, "color": "black"},
         linewidths=0.5,
         cbar=False,
-        xticklabels=[short_names(problems)[name] for name in columns],
+        xticklabels=[short_names(problems).get(name, name) for name in columns],
         yticklabels=labels,
     )
     left.tick_params(length=0)
@@ -284,7 +291,7 @@ def bound(scores: pd.DataFrame, methods: Mapping[str, Mapping]) -> Figure:
             va="bottom",
             fontsize=7,
         )
-        ax.set(xscale="log", yscale="log", title=labels_of(methods)[name])
+        ax.set(xscale="log", yscale="log", title=labels_of(methods).get(name, name))
         if np.isfinite(limits).all():
             ax.set(xlim=limits, ylim=limits)
     figure.supxlabel("true error, RMS (intensity in [0, 1])", fontsize=8)
@@ -370,7 +377,7 @@ def evaluations(
                 markevery=[-1],
                 markersize=4.5,
             )
-        ax.set(xscale="log", title=short_names(problems)[problem])
+        ax.set(xscale="log", title=short_names(problems).get(problem, problem))
         ax.xaxis.set_minor_formatter(NullFormatter())
     for ax in axes[len(names) :]:
         ax.remove()

@@ -144,6 +144,29 @@ def score(
     return table.reindex(columns=list(COLUMNS)).astype(COLUMNS)
 
 
+def images_of(
+    image: str, truth: np.ndarray, observations: Path, restorations: Mapping[str, Path]
+) -> dict[str, np.ndarray]:
+    """One image by every method and the controls: method to (3, H, W), in [0, 1] scale.
+
+    The arguments are those of `score`. A method without a finite restoration is left out.
+    """
+    with _open(observations) as file:
+        if f"{image}.x0" not in file:
+            raise InputError(f"{observations}: no array '{image}.x0', the initial image")
+        initial = file[f"{image}.x0"]
+    truth = _crop(_float(truth), initial, observations, image)
+    images = {INITIAL: initial, TRUTH: truth}
+    for method, path in restorations.items():
+        with _open(path) as file:
+            x = file.get(image)
+        if fault := _fault(x, truth.shape):
+            log.warning("%s: %s: %s; it is not shown", path, image, fault)
+        else:
+            images[method] = x
+    return images
+
+
 def _open(path: Path) -> np.lib.npyio.NpzFile:
     try:
         file = np.load(path, allow_pickle=False)
@@ -190,11 +213,7 @@ def _restored(
     rows = []
     for image, truth in images.items():
         where = f"{path}: {image}"
-        if image in file:
-            row = _row(method, image, file[image], truth, lpips, where)
-        else:
-            log.warning("%s: no such array; metrics are empty", where)
-            row = {"method": method, "image": image}
+        row = _row(method, image, file.get(image), truth, lpips, where)
         row |= {key: value for key, value in stats.get(image, {}).items() if key in STATS}
         if f"{image}.trace" in file:
             row["trace"] = _trace(file[f"{image}.trace"])
@@ -205,29 +224,32 @@ def _restored(
 def _row(
     method: str,
     image: str,
-    x: np.ndarray,
+    x: np.ndarray | None,
     truth: np.ndarray,
     lpips: Callable[[np.ndarray, np.ndarray], float] | None,
     where: str,
 ) -> dict:
     row: dict = {"method": method, "image": image}
-    if x.dtype.kind != "f":
-        log.warning(
-            "%s: expected float in [0, 1] scale, found %s; metrics are empty", where, x.dtype
-        )
-    elif x.shape != truth.shape:
-        log.warning(
-            "%s: expected shape %s, found %s; metrics are empty", where, truth.shape, x.shape
-        )
-    elif not np.isfinite(x).all():
-        log.warning("%s: values that are not finite; metrics are empty", where)
-    else:
-        x = x.astype(np.float64)
-        row["psnr"] = psnr(x, truth)
-        row["ssim"] = ssim(x, truth)
-        row["lpips"] = None if lpips is None else lpips(x, truth)
-        row["error"] = float(np.sqrt(np.mean((x - truth) ** 2)))
+    if fault := _fault(x, truth.shape):
+        log.warning("%s: %s; metrics are empty", where, fault)
+        return row
+    x = x.astype(np.float64)
+    row["psnr"] = psnr(x, truth)
+    row["ssim"] = ssim(x, truth)
+    row["lpips"] = None if lpips is None else lpips(x, truth)
+    row["error"] = float(np.sqrt(np.mean((x - truth) ** 2)))
     return row
+
+
+def _fault(x: np.ndarray | None, shape: tuple[int, ...]) -> str:
+    """Why a restoration cannot be scored; empty where it can."""
+    if x is None:
+        return "no such array"
+    if x.dtype.kind != "f":
+        return f"expected float in [0, 1] scale, found {x.dtype}"
+    if x.shape != shape:
+        return f"expected shape {shape}, found {x.shape}"
+    return "" if np.isfinite(x).all() else "values that are not finite"
 
 
 def _trace(trace: np.ndarray) -> str:
