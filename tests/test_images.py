@@ -3,6 +3,8 @@
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from itertools import combinations
@@ -319,6 +321,45 @@ def test_a_file_without_kernels_is_named(tmp_path):
     fetch("k", entry, tmp_path / "k.lock")
     with pytest.raises(InputError, match=r"k\.mat: expected a MATLAB file with `kernels`"):
         prepare_kernels("k", entry, tmp_path / "k.lock", tmp_path / "k.npz")
+
+
+# The rules
+
+
+def test_locked_digests_outlive_fetching_again_and_its_failure(tmp_path):
+    entry = folder_of(tmp_path / "in", a=noise(9, 9, 3))
+    for name in ("rerg", "config", "workflow"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    datasets = {split: ["mine"] for split in ("train", "validation", "test")}
+    (tmp_path / "Snakefile").write_text(
+        f"RESULTS, PROBLEMS = 'results/test', {{}}\n"
+        f"RUN = {{'datasets': {datasets}, 'problems': [], 'training': {{'crop': 8}}}}\n"
+        f"DATASETS = {{'mine': {entry}}}\n"
+        "include: 'workflow/rules/images.smk'\n"
+    )
+
+    def run():
+        command = (
+            "-m snakemake --cores 1 --quiet all --forcerun fetch -- results/test/images/mine.h5"
+        )
+        return subprocess.run(
+            [sys.executable, *command.split()],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+
+    assert run().returncode == 0
+    lock = tmp_path / "results/test/images/mine.lock"
+    digests = lock.read_text()
+    Image.fromarray(noise(9, 9, 3)).save(tmp_path / "in" / "a.png")
+    for _ in range(2):
+        failed = run()
+        assert failed.returncode != 0
+        assert "a.png: results/test/images/mine.lock expects sha256" in failed.stderr
+        assert "Traceback" not in failed.stderr
+        assert lock.read_text() == digests
 
 
 # Crops
