@@ -146,7 +146,8 @@ def unpack(archive: Path, folder: Path) -> None:
                 raise InputError(f"{archive}: expected a tar or zip archive")
         except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
             raise InputError(f"{archive}: cannot be unpacked: {error}") from None
-        inside.rename(folder)
+        if not folder.exists():  # else another run was faster
+            inside.rename(folder)
 
 
 def _refuse_unsafe(member: zipfile.ZipInfo) -> None:

@@ -153,7 +153,7 @@ def _download_archive(dataset: str, entry: Mapping, backoff: float) -> None:
     try:
         unpack(archive, folder)
     finally:
-        archive.unlink()  # a damaged one must not be met again
+        archive.unlink(missing_ok=True)  # a damaged one must not be met again
 
 
 def read_rgb(path: Path) -> np.ndarray:

@@ -77,7 +77,7 @@ def _from_hub() -> dict[str, np.ndarray]:
     # torchvision's names end in the first digits of the sha256: alexnet-owt-7be5be79.pth
     download([url], path, path.stem.rsplit("-", 1)[1], progress=True)
     state = torch.load(path, map_location="cpu", weights_only=True)
-    path.unlink()  # the fully connected layers are 23 times what is kept
+    path.unlink(missing_ok=True)  # the fully connected layers are 23 times what is kept
     return {
         f"features.{layer}.{part}": state[f"features.{layer}.{part}"].numpy()
         for layer in LAYERS
