@@ -32,24 +32,27 @@ def batched(problems):
     return [list(problems)[i : i + n] for i in range(0, len(problems), n)]
 
 
+report: "workflow/report/workflow.rst"
+
+
 wildcard_constraints:
     dataset="|".join(DATASETS),
     problem="|".join(PROBLEMS),
     method="|".join(METHODS),
 
 
-rule all:
-    """The whole benchmark: restorations, scores, tables, figures, claims and provenance."""
-    input:
-        [
-            f"{RESULTS}/restorations/{dataset}/{problem}/{method}.npz"
-            for dataset in TEST
-            for method in run.all_methods()
-            for problem in run.problems_of(method)
-        ],
-
-
 include: "workflow/rules/images.smk"
 include: "workflow/rules/observations.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/restorations.smk"
+include: "workflow/rules/scores.smk"
+include: "workflow/rules/artefacts.smk"
+include: "workflow/rules/provenance.smk"
+
+
+rule all:
+    """The whole benchmark: restorations, scores, tables, figures, claims and provenance."""
+    default_target: True
+    input:
+        ARTEFACTS,
+        PROVENANCE,

@@ -1,0 +1,45 @@
+# `make demo` and `make test` set up what they need and run; `make help` lists the rest.
+PYTHON ?= python3
+BIN := .venv/bin
+RESULTS := results/demo
+
+.PHONY: help demo test lint lock report clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,baselines,slurm]'
+	@touch $@
+
+demo: .venv/installed ## train, restore, score and judge everything on embedded images (minutes)
+	$(BIN)/snakemake --cores all
+	@echo
+	@cat $(RESULTS)/claims.md
+	@echo
+	@echo "Tables in $(RESULTS)/tables, figures in $(RESULTS)/figures, scores in $(RESULTS)/scores.csv."
+	@echo "One page with everything: make report"
+
+test: .venv/installed ## run the tests
+	$(BIN)/python -m pytest
+
+report: .venv/installed ## one HTML with all tables, figures and claims of the demo
+	$(BIN)/snakemake --report $(RESULTS)/report.html
+
+lint: .venv/installed ## check format and style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+lock: ## renew constraints.txt from the newest versions that pyproject.toml admits
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet --disable-pip-version-check '.[test,baselines,slurm]'
+	.venv-lock/bin/pip freeze --exclude rerg > constraints.txt
+	rm -rf .venv-lock
+
+clean: ## remove the environment and the demo's results
+	rm -rf .venv $(RESULTS)

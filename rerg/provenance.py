@@ -1,0 +1,85 @@
+"""Where a run comes from: config, commit, versions, machine, digests, wall times."""
+
+import csv
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+from rerg.config import digest
+
+PACKAGES = (
+    "deepinv", "lpips", "numpy", "pandas", "scikit-image", "scipy", "snakemake", "torch",
+    "torchvision",
+)  # fmt: skip
+
+
+def commit(root: Path) -> str | None:
+    """The commit of a checkout, with "+changes" where tracked files differ; None outside one."""
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+changes" if changed else "")
+
+
+def _git(root: Path, *command: str) -> str:
+    call = subprocess.run(["git", "-C", root, *command], capture_output=True, text=True, check=True)
+    return call.stdout.strip()
+
+
+def machine() -> dict:
+    """Processor, cores, memory and system of this machine."""
+    cpu, memory = platform.processor(), None
+    if (info := Path("/proc/cpuinfo")).exists():
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0].split(":")[1].strip() if models else cpu
+    if (info := Path("/proc/meminfo")).exists():
+        memory = round(int(info.read_text().split()[1]) / 2**20, 1)
+    return {
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "processor": cpu,
+        "memory_gib": memory,
+    }
+
+
+def wall_times(benchmarks: Path) -> dict[str, dict]:
+    """Seconds and jobs per stage, of Snakemake's benchmark files `{stage}.{...}.tsv`."""
+    stages: dict[str, dict] = {}
+    for path in sorted(benchmarks.glob("*.tsv")):
+        with path.open() as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        stage = stages.setdefault(path.name.split(".")[0], {"jobs": 0, "seconds": 0.0})
+        stage["jobs"] += 1
+        stage["seconds"] = round(stage["seconds"] + sum(float(row["s"]) for row in rows), 2)
+    return stages
+
+
+def describe(config: dict, registries: dict, results: Path, root: Path) -> dict:
+    """The provenance of a finished run, for `provenance.json`.
+
+    registries: problems, methods and datasets as read; their digest and the config's are kept.
+    """
+    models = {
+        path.stem: {key: about[key] for key in ("sha256", "config", "evaluations", "seconds")}
+        for path in sorted((results / "models").glob("*.json"))
+        if (about := json.loads(path.read_text()))
+    }
+    return {
+        "run": config["run"],
+        "config": config,
+        "config_sha256": digest({"config": config, **registries}),
+        "commit": commit(root),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "machine": machine(),
+        "seed": config["seed"],
+        "data": {
+            path.stem: dict(line.split("  ")[::-1] for line in path.read_text().splitlines())
+            for path in sorted((results / "images").glob("*.lock"))
+        },
+        "models": models,
+        "wall_time": wall_times(results / "benchmarks"),
+    }

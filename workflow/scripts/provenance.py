@@ -1,0 +1,12 @@
+"""Write the provenance of the run."""
+
+import json
+from pathlib import Path
+
+from rerg.provenance import describe
+from rerg.script import logged
+
+with logged(snakemake.log[0]):
+    params = snakemake.params
+    about = describe(params.config, params.registries, Path(params.results), Path.cwd())
+    Path(snakemake.output[0]).write_text(json.dumps(about, indent=2) + "\n")
