@@ -15,6 +15,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 SPLITS = ("train", "validation", "test")
+TIMEOUT = 3600  # seconds that a baseline may take for a problem, where it states none
 
 
 class InputError(ValueError):
@@ -78,14 +79,19 @@ def check(instance: Any, schema: Path, source: str) -> None:
 
 
 def find_baselines(folders: list[Path]) -> dict[str, Path]:
-    """Baselines by name: every folder `<name>/` that holds `<name>.smk`."""
-    found = {}
+    """Baselines by name: every folder `<name>/` that holds a file `<name>.smk`, `.py` or `.yaml`.
+
+    Raises InputError for a folder that does not exist and for a name that two folders have.
+    """
+    found: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"baselines: {folder}: no such folder")
-        for rule in sorted(folder.glob("*/*.smk")):
-            if rule.stem == rule.parent.name:
-                found[rule.stem] = rule.parent
+        for path in sorted(folder.iterdir()):
+            if any((path / f"{path.name}{suffix}").exists() for suffix in (".smk", ".py", ".yaml")):
+                if path.name in found:
+                    raise InputError(f"{path}: {found[path.name]} has this name already")
+                found[path.name] = path
     return found
 
 
@@ -114,14 +120,40 @@ class Run:
             check(registries[name], schemas / f"{name}.schema.yaml", f"config/{name}.yaml")
         self.problems, self.methods, self.datasets = registries.values()
         self.baselines = find_baselines(
-            [root / "workflow" / "baselines", *map(Path, config.get("baselines", []))]
+            [root / "workflow" / "baselines", *map(Path, config["baselines"])]
         )
+        described = {}
         for name, path in self.baselines.items():
             settings = path / f"{name}.yaml"
-            described = read_yaml(settings) if settings.exists() else {}
-            check(described, schemas / "baseline.schema.yaml", str(settings))
-            self.methods[name] = {"label": name, **described, "baseline": name}
+            described[name, str(settings)] = (read_yaml(settings) or {}) if settings.exists() else {}
+        for name, settings in config["deepinv"].items():
+            described[name, f"{source}: deepinv.{name}"] = settings
+        for (name, where), settings in described.items():
+            check(settings, schemas / "baseline.schema.yaml", where)
+            if name in self.methods:
+                raise InputError(f"{where}: {name} is the name of another method")
+            self.methods[name] = self._baseline(name, settings, where)
         self._check_names(source)
+
+    def _baseline(self, name: str, settings: dict, where: str) -> dict:
+        """The settings of a baseline with their defaults; `baseline` says what runs it."""
+        path = self.baselines.get(name)
+        files = [s for s in (".smk", ".py") if path and (path / f"{name}{s}").exists()]
+        ways = files + ["reconstructor"] * ("reconstructor" in settings)
+        if len(ways) != 1:
+            raise InputError(
+                f"{where}: expected one of {name}.py, {name}.smk or a reconstructor, got {len(ways)}"
+            )
+        for key in ("parameters", "tune", "denoiser", "timeout"):
+            if ways == [".smk"] and key in settings:
+                raise InputError(f"{where}: {key}: {name}.smk runs alone, and would not read it")
+        parameters, tune = settings.get("parameters", {}), settings.get("tune", {})
+        _known(tune, ["sigma", *parameters], where, "tune", "parameter")
+        operators = {entry["operator"] for entry in self.problems.values()}
+        known = [*operators, *self.problems]
+        _known(settings.get("problems", []), known, where, "problems", "problem or operator")
+        defaults = {"label": name, "parameters": {}, "tune": {}, "timeout": TIMEOUT}
+        return {**defaults, **settings, "baseline": ways[0]}
 
     def _check_names(self, source: str) -> None:
         config = self.config
@@ -146,6 +178,9 @@ class Run:
             if "variant" in settings:
                 _known([settings["solver"]], config["solvers"], source, "solvers", "solver")
                 _known([settings["variant"]], config["variants"], source, "variants", "variant")
+            elif self.denoiser_of(method):
+                names = [self.denoiser_of(method)]
+                _known(names, config["variants"], source, "variants", "variant")
 
     def all_methods(self) -> list[str]:
         """Methods in the order of the tables: those on all problems, then the comparisons'."""
@@ -162,15 +197,23 @@ class Run:
             blocks = [b for b in self.config["comparisons"] if method in b["methods"]]
             chosen = [p for p in self.config["problems"] if any(p in b["problems"] for b in blocks)]
         able = self.methods[method].get("problems")
-        return [p for p in chosen if able is None or p in able]
+        return [
+            p for p in chosen if able is None or p in able or self.problems[p]["operator"] in able
+        ]
 
     def methods_of(self, problem: str) -> list[str]:
         """The methods that restore a problem in this run."""
         return [m for m in self.all_methods() if problem in self.problems_of(m)]
 
+    def denoiser_of(self, method: str) -> str | None:
+        """The variant whose denoiser a baseline uses, if it uses one that is trained in the run."""
+        denoiser = self.methods[method].get("denoiser")
+        return denoiser if denoiser in ("red", "rg", "mtdeq") else None
+
     def variants(self) -> list[str]:
         """The variants that the run's methods need."""
         wanted = {self.methods[m].get("variant") for m in self.all_methods()}
+        wanted |= {self.denoiser_of(m) for m in self.all_methods()}
         return [v for v in self.config["variants"] if v in wanted]
 
     def trained_problems(self) -> dict[str, dict]:

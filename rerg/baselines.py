@@ -1,0 +1,169 @@
+"""Baselines: a Python function or a deepinv reconstructor, run where it cannot hurt the others.
+
+A baseline is called as `restore(y, physics, sigma, **parameters) -> x` on a batch of observations
+of equal size: y (B, 3, h, w), the deepinv physics A, σ in [0, 1], and x (B, 3, H, W). A function
+that names `x0` or `denoiser` among its arguments gets the initial images, or the denoiser of its
+settings.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rerg.networks import load_weights
+from rerg.problems import Observation, batch
+from rerg.restoration import batches
+from rerg.training import build_networks
+
+log = logging.getLogger(__name__)
+
+Restore = Callable[..., Tensor]
+
+
+class Denoiser(nn.Module):
+    """D(u, σ) = u - N(u, σ) with a network trained in the run; a blind N is not told σ."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, u: Tensor, sigma: Tensor | float, **_) -> Tensor:
+        """D(u, σ) for u (B, 3, H, W), σ in [0, 1]."""
+        return u - self.network(u, sigma)
+
+
+def trained_denoiser(spec: dict, weights: Path) -> Denoiser:
+    """The denoiser of a trained variant: its conditioned network, or the blind one of `red`."""
+    networks = build_networks(spec)
+    load_weights(weights, networks, {})
+    return Denoiser(networks["denoiser"] if "denoiser" in networks else networks["rg"])
+
+
+def published_denoiser(path: str) -> nn.Module:
+    """The DRUNet of Zhang et al. for colour images, from a file of weights that the user has."""
+    from deepinv.models import DRUNet
+
+    path = os.path.expandvars(path)
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such file (weights of DRUNet for colour images)")
+    return DRUNet(in_channels=3, out_channels=3, pretrained=path)
+
+
+def build(value: object, given: dict) -> object:
+    """A parameter of a deepinv object: {class: optim.PnP, ...} is built, `$name` is looked up."""
+    if isinstance(value, dict):
+        arguments = {k: build(v, given) for k, v in value.items() if k != "class"}
+        if "class" not in value:
+            return arguments
+        module, _, name = value["class"].rpartition(".")
+        return getattr(importlib.import_module(f"deepinv.{module}"), name)(**arguments)
+    if isinstance(value, str) and value.startswith("$"):
+        return given[value[1:]]
+    return value
+
+
+def _reconstruct(name: str, y: Tensor, physics, sigma: float, denoiser, **parameters) -> Tensor:
+    given = {"sigma": sigma, "denoiser": denoiser}
+    model = build({"class": name, **parameters}, given)
+    return model.to(y.device)(y, physics)
+
+
+def load(name: str, settings: dict, folder: str | None) -> Restore:
+    """The function of a baseline: `restore` of its file, or a call of its deepinv reconstructor."""
+    if "reconstructor" in settings:
+        return partial(_reconstruct, settings["reconstructor"])
+    path = Path(folder, f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"baseline_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.restore
+
+
+def restore(
+    function: Restore,
+    observations: dict[str, Observation],
+    parameters: dict,
+    denoiser: nn.Module | None = None,
+    batch_size: int = 1,
+) -> dict[str, np.ndarray]:
+    """Restore every image: the arrays of a restoration file (`{image}`, `stats`).
+
+    Parameters are the function's own, but for `sigma`, which is a factor of the problem's σ.
+    Raises ValueError for a restoration of another type or shape, or that is not finite.
+    """
+    parameters = dict(parameters)
+    factor = parameters.pop("sigma", 1)
+    wanted = inspect.signature(function).parameters
+    arrays, stats = {}, {}
+    for names in batches(observations, batch_size):
+        o = batch([observations[name] for name in names])
+        extra = {k: v for k, v in {"x0": o.x0, "denoiser": denoiser}.items() if k in wanted}
+        before = time.perf_counter()
+        with torch.no_grad():
+            x = function(o.y.clone(), o.physics, factor * o.sigma, **extra, **parameters)
+        x = _checked(x, o.x0.shape)
+        seconds = (time.perf_counter() - before) / len(names)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        if o.y.is_cuda:
+            memory = torch.cuda.max_memory_allocated(o.y.device) / 2**20
+        arrays |= dict(zip(names, x, strict=True))
+        entry = {"seconds": seconds, "peak_memory_mb": memory, "device": o.y.device.type}
+        stats |= dict.fromkeys(names, entry)
+    return {**arrays, "stats": np.array(json.dumps(stats))}
+
+
+def _checked(x: object, shape: torch.Size) -> np.ndarray:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"expected a tensor, got {type(x).__name__}")
+    if x.shape != shape:
+        raise ValueError(f"expected shape {tuple(shape)}, got {tuple(x.shape)}")
+    x = x.detach().cpu().numpy().astype(np.float32)
+    if not np.isfinite(x).all():
+        raise ValueError("the restoration has values that are not finite")
+    return x
+
+
+def guarded(task: Callable[[], object], timeout: float) -> tuple[object, str | None]:
+    """The result of a task in a child process, or the reason why there is none, in a line.
+
+    A task that raises, crashes the process or needs more than `timeout` seconds has no result.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_send, args=(task, sender))
+    child.start()
+    sender.close()
+    try:
+        if receiver.poll(timeout):
+            return receiver.recv()
+        return None, f"over its time limit of {timeout:g} s"
+    except EOFError:
+        child.join()
+        return None, f"its process ended with status {child.exitcode}"
+    finally:
+        child.kill()
+        child.join()
+
+
+def _send(task: Callable[[], object], sender) -> None:
+    try:
+        result = task(), None
+    except Exception as error:
+        log.error("%s", traceback.format_exc())
+        reason = (str(error).strip().splitlines() or [""])[0]
+        result = None, f"{type(error).__name__}: {reason}"
+    sender.send(result)
