@@ -1,6 +1,7 @@
 """Figures of the benchmark. Every function takes tables or arrays and returns a Figure."""
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ from rerg.tables import (
     short_names,
     without_comparisons,
 )
+
+# The subsetter of the PDF's fonts tells of every glyph.
+logging.getLogger("fontTools").setLevel(logging.WARNING)
 
 WIDTH, COLUMN = 7.0, 3.4  # inches: the page and one of its two columns
 

@@ -149,11 +149,6 @@ rule draw_examples:
     log:
         f"{RESULTS}/logs/draw_examples/{{dataset}}.log",
     params:
-        restorations=f"{RESULTS}/restorations/{{dataset}}",
-        examples={
-            problem: [m for m in run.methods_of(problem) if m in RUN["methods"]]
-            for problem in RUN["examples"]
-        },
         methods=METHOD_LABELS,
         problems=PROBLEM_LABELS,
     script:

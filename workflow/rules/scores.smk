@@ -1,31 +1,43 @@
-# The long table of scores: one part per dataset and problem, then all of them.
+# The long table of scores: one part per dataset and problem, then all of them. As for the
+# restorations, a job takes a group of problems: the imports of LPIPS take longer than the scores.
 SCORES = f"{RESULTS}/scores.csv"
 # A stored table stands alone: where it lies without its parts, nothing that comes before it is
 # computed for the tables, figures and claims.
 STORED = Path(SCORES).exists() and not Path(RESULTS, "scores").exists()
 
 
-rule score:
-    """Metrics of all restorations of one problem on one dataset, and of the controls."""
-    input:
-        images=f"{RESULTS}/images/{{dataset}}.h5",
-        observations=f"{RESULTS}/observations/{{dataset}}/{{problem}}.npz",
-        restorations=lambda w: expand(
-            f"{RESULTS}/restorations/{{dataset}}/{{problem}}/{{method}}.npz",
-            method=run.methods_of(w.problem),
-            allow_missing=True,
-        ),
-        lpips=f"{RESULTS}/images/lpips.safetensors",
-        code=["rerg/scores.py", "rerg/perceptual.py"],
-    output:
-        f"{RESULTS}/scores/{{dataset}}/{{problem}}.csv",
-    log:
-        f"{RESULTS}/logs/score/{{dataset}}/{{problem}}.log",
-    params:
-        run=RUN["run"],
-        seed=RUN["seed"],
-    script:
-        "../scripts/score.py"
+for problems in batched(RUN["problems"]):
+
+    rule:
+        name:
+            f"score_{problems[0]}"
+        input:
+            images=f"{RESULTS}/images/{{dataset}}.h5",
+            observations=expand(
+                f"{RESULTS}/observations/{{dataset}}/{{problem}}.npz",
+                problem=problems,
+                allow_missing=True,
+            ),
+            restorations=[
+                f"{RESULTS}/restorations/{{dataset}}/{problem}/{method}.npz"
+                for problem in problems
+                for method in run.methods_of(problem)
+            ],
+            lpips=f"{RESULTS}/images/lpips.safetensors",
+            code=["rerg/scores.py", "rerg/perceptual.py"],
+        output:
+            expand(
+                f"{RESULTS}/scores/{{dataset}}/{{problem}}.csv",
+                problem=problems,
+                allow_missing=True,
+            ),
+        log:
+            f"{RESULTS}/logs/score/{{dataset}}.{problems[0]}.log",
+        params:
+            run=RUN["run"],
+            seed=RUN["seed"],
+        script:
+            "../scripts/score.py"
 
 
 if not STORED:

@@ -9,17 +9,17 @@ from rerg.scores import images_of
 from rerg.script import logged
 
 with logged(snakemake.log[0]):
-    params = snakemake.params
+    restorations = [Path(path) for path in snakemake.input.restorations]
     rows = {}
     with h5py.File(snakemake.input.images) as file:
         images = sorted(file)
-        for number, (problem, methods) in enumerate(params.examples.items()):
-            image = images[number % len(images)]
+        for number, observations in enumerate(map(Path, snakemake.input.observations)):
+            problem, image = observations.stem, images[number % len(images)]
             rows[problem] = images_of(
                 image,
                 file[image][()],
-                Path(snakemake.input.observations[number]),
-                {m: Path(params.restorations) / problem / f"{m}.npz" for m in methods},
+                observations,
+                {p.stem: p for p in restorations if p.parent.name == problem},
             )
-    figure = examples(rows, params.methods, params.problems)
+    figure = examples(rows, snakemake.params.methods, snakemake.params.problems)
     save_figure(figure, Path(snakemake.output.pdf), Path(snakemake.output.png))

@@ -1,4 +1,4 @@
-"""Score all restorations of one problem on one dataset."""
+"""Score all restorations of a group of problems on one dataset."""
 
 import subprocess
 from pathlib import Path
@@ -12,19 +12,23 @@ from rerg.script import logged
 with logged(snakemake.log[0]):
     with h5py.File(snakemake.input.images) as file:
         truth = {image: file[image][()] for image in file}
+    lpips = load_lpips(Path(snakemake.input.lpips))
     # Read here, not given by params: a commit alone must not make the scores stale.
     commit = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    table = score(
-        run=snakemake.params.run,
-        dataset=snakemake.wildcards.dataset,
-        problem=snakemake.wildcards.problem,
-        truth=truth,
-        observations=Path(snakemake.input.observations),
-        restorations={Path(path).stem: Path(path) for path in snakemake.input.restorations},
-        lpips=load_lpips(Path(snakemake.input.lpips)),
-        seed=snakemake.params.seed,
-        commit=commit,
-    )
-    write_scores(table, Path(snakemake.output[0]))
+    restorations = [Path(path) for path in snakemake.input.restorations]
+    for observations, target in zip(snakemake.input.observations, snakemake.output, strict=True):
+        problem = Path(target).stem
+        table = score(
+            run=snakemake.params.run,
+            dataset=snakemake.wildcards.dataset,
+            problem=problem,
+            truth=truth,
+            observations=Path(observations),
+            restorations={p.stem: p for p in restorations if p.parent.name == problem},
+            lpips=lpips,
+            seed=snakemake.params.seed,
+            commit=commit,
+        )
+        write_scores(table, Path(target))
