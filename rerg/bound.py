@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 LEVEL = 50 / 255  # highest standard deviation of a probe's white noise
+TINY = 1e-12  # keeps the gradient of a root mean square finite at zero
+SHORTEST = 1e-4  # root mean square of a probe; float32 noise rules q below it
 
 
 def rms(x: Tensor) -> Tensor:
     """Root mean square of each image of a batch, (B,)."""
-    return x.flatten(1).square().mean(1).sqrt()
+    return x.flatten(1).square().mean(1).clamp_min(TINY**2).sqrt()
 
 
 def radial_factor(T_x: Tensor, T_truth: Tensor, x: Tensor, truth: Tensor) -> Tensor:
@@ -23,7 +25,7 @@ def radial_factor(T_x: Tensor, T_truth: Tensor, x: Tensor, truth: Tensor) -> Ten
 
 
 def error_bound(r: Tensor, q: Tensor, residual: Tensor | float = 0.0) -> Tensor:
-    """(r + ρ) / (1 - q), the bound on ‖x - x̂‖ at a point with residual ρ = ‖T(x) - x‖; inf at q ≥ 1.
+    """(r + ρ) / (1 - q), the bound on ‖x - x̂‖ at a point of residual ρ = ‖T(x) - x‖; inf at q ≥ 1.
 
     Proof: ‖x - x̂‖ ≤ ‖x - T(x)‖ + ‖T(x) - T(x̂)‖ + ‖T(x̂) - x̂‖ ≤ ρ + q ‖x - x̂‖ + r.
     """
@@ -59,11 +61,12 @@ def surrogate(T: Callable[[Tensor], Tensor], truth: Tensor, e: Tensor) -> Tensor
     """B = mean[ log(r + 1e-3) - log(max(1 - q, 0.02)) + 5 relu(q - 0.98) ], the bound for training.
 
     It is the logarithm of r / (1 - q), made finite where q ≥ 1 and pushed towards q < 1 there.
-    truth, e: (B, 3, H, W); q is measured at x̂ + e. An image whose probe is zero has q = 0.
+    truth, e: (B, 3, H, W); q is measured at x̂ + e. Probes shorter than 1e-4, as a flat image has
+    in noise-free problems, count as that long, so that they weigh little.
     """
     T_truth = T(truth)
     r = rms(T_truth - truth)
-    q = rms(T(truth + e) - T_truth) / rms(e).clamp_min(1e-8)
+    q = rms(T(truth + e) - T_truth) / rms(e).clamp_min(SHORTEST)
     return (
         torch.log(r + 1e-3) - torch.log((1 - q).clamp_min(0.02)) + 5 * torch.relu(q - 0.98)
     ).mean()

@@ -92,13 +92,15 @@ class Solution:
     """What a solver returns, one value per image of the batch.
 
     x: last iterate (B, 3, H, W), finite; residual: ‖T(x) - x‖/‖x‖ where it was last measured;
-    evaluations: of the map; converged: whether the residual came under the tolerance.
+    evaluations: of the map; converged: whether the residual came under the tolerance;
+    fallbacks: plain steps of the batch that stand for singular Anderson steps.
     """
 
     x: Tensor
     residual: Tensor
     evaluations: Tensor
     converged: Tensor
+    fallbacks: int = 0
 
 
 Watch = Callable[[int, Tensor, Tensor], None]  # evaluations, iterates, residuals of the batch
@@ -117,6 +119,8 @@ def _per_image(v: Tensor) -> Tensor:
 class Plain:
     """x_{k+1} = T(x_k)."""
 
+    fallbacks = 0
+
     def __init__(self, x0: Tensor):
         del x0
 
@@ -130,6 +134,8 @@ class Plain:
 
 class Momentum:
     """Nesterov's extrapolation, restarted for an image when its residual grows."""
+
+    fallbacks = 0
 
     def __init__(self, x0: Tensor):
         self.previous = x0
@@ -161,17 +167,16 @@ class Anderson:
 
     def __init__(self, x0: Tensor, window: int = 5, damping: float = 1.0, ridge: float = 1e-8):
         self.window, self.damping, self.ridge = window, damping, ridge
-        self.xs, self.fs = x0.new_empty(len(x0), 0, x0[0].numel()), None
-        self.fs = self.xs
+        self.xs = self.fs = x0.new_empty(len(x0), 0, x0[0].numel())
         self.fallbacks = 0
 
     def next(self, x: Tensor, T_x: Tensor, residual: Tensor) -> Tensor:
-        """Σ_i α_i ((1 - damping) x_i + damping T(x_i)), Σ α = 1, minimising ‖Σ α_i (T(x_i) - x_i)‖."""
+        """Σ α_i ((1 - damping) x_i + damping T(x_i)), Σ α = 1, of least ‖Σ α_i (T(x_i) - x_i)‖."""
         latest = slice(-self.window, None)
         self.xs = torch.cat([self.xs, x.flatten(1)[:, None]], 1)[:, latest]
         self.fs = torch.cat([self.fs, T_x.flatten(1)[:, None]], 1)[:, latest]
-        residuals = self.fs - self.xs
-        gram = (residuals @ residuals.mT).double()
+        residuals = (self.fs - self.xs).double()  # their Gram matrix squares their condition
+        gram = residuals @ residuals.mT
         ridge = self.ridge * gram.diagonal(dim1=1, dim2=2).sum(1).clamp_min(1e-300)
         eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
         ones = torch.ones_like(gram[..., :1])
@@ -214,18 +219,20 @@ def fixed_point(
     shrinks = hasattr(T, "__getitem__")
     limit = largest * x0[0].numel() ** 0.5
     active = torch.arange(len(x0), device=x0.device)
+    alive = torch.ones_like(solution.converged)
     accelerate, x = acceleration(x0), x0
     for k in range(1, iterations + 1):
         T_x = T(x)
         size = _norm(T_x)
         residual = _norm(T_x - x) / size.clamp_min(1e-30)
-        sound = size.isfinite() & (size <= limit)
+        sound = alive[active] & size.isfinite() & (size <= limit)
         done = (residual <= tolerance) & sound
         if bool(sound.all()):
             solution.x[active], solution.residual[active] = T_x, residual
         else:
             solution.x[active[sound]] = T_x[sound]
             solution.residual[active[sound]] = residual[sound]
+        alive[active] = sound
         solution.evaluations[active] = k
         solution.converged[active] = done
         if watch is not None:
@@ -237,6 +244,7 @@ def fixed_point(
         if shrinks and not bool(going.all()):
             active, x, T = active[going], x[going], T[going]
             accelerate.keep(going)
+    solution.fallbacks = accelerate.fallbacks
     return solution
 
 
@@ -251,7 +259,8 @@ def adam(
     """Adam on the image with the gradient g(x), as the public code of PnP-ReG does.
 
     Step k applies N to the image under the (k mod 8)-th flip and rotation and turns the result
-    back. It has no stopping rule: `converged` is False, `residual` is ‖g(x)‖/‖x‖.
+    back. It has no stopping rule: `converged` is False, `residual` is ‖g(x)‖/‖x‖. An image whose
+    gradient is not finite stays where it is, with an infinite residual.
     """
     x = x0.clone().requires_grad_()
     optimizer = torch.optim.Adam([x], lr=learning_rate)
@@ -263,7 +272,11 @@ def adam(
         with torch.no_grad():
             x.grad = turned.field(x.detach())
             residual = _norm(x.grad) / _norm(x.detach()).clamp_min(1e-30)
+            residual = torch.where(residual.isfinite(), residual, torch.inf)
+            last = x.detach().clone()
         optimizer.step()
+        with torch.no_grad():
+            x.copy_(torch.where(_per_image(residual.isfinite()), x, last))
         if watch is not None:
             watch(k, x.detach(), residual)
     evaluations = torch.full((len(x0),), iterations, device=x0.device)
@@ -291,12 +304,14 @@ def equilibrium(
     acceleration: Callable = Momentum,
     backward_iterations: int,
     backward_tolerance: float,
+    report: Callable[[Solution], None] | None = None,
 ) -> tuple[Tensor, Solution]:
     """The fixed point x* of T with its implicit gradient, and the forward solution.
 
     With v = ∂ℓ/∂x* the backward pass solves u = J_T(x*)ᵀu + v by Anderson acceleration and passes
     u on to T, so that dℓ/dθ = uᵀ ∂T(x*; θ)/∂θ (docs/method.md, section 3). Its memory is that of
     one application of T. backward_iterations = 0 takes u = v, the Jacobian-free gradient.
+    report: called in the backward pass with the solution u, so that its residual can be seen.
     """
     with torch.no_grad():
         solution = fixed_point(
@@ -315,14 +330,17 @@ def equilibrium(
             return torch.autograd.grad(T_z, z, u, retain_graph=True)[0] + v
 
         with torch.no_grad():
-            return fixed_point(
+            backward = fixed_point(
                 adjoint,
                 v,
                 iterations=backward_iterations,
                 tolerance=backward_tolerance,
                 acceleration=Anderson,
                 largest=torch.inf,
-            ).x
+            )
+        if report is not None:
+            report(backward)
+        return backward.x
 
     x.register_hook(solve)
     return x, solution

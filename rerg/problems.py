@@ -159,7 +159,7 @@ class Problem:
         like = torch.empty(0) if like is None else like
         size, device = (3, *shape), str(like.device)
         if self.operator == "identity":
-            return Denoising(device=device)
+            return Denoising(device=device).to(like.dtype)
         if self.operator == "mask":
             return Inpainting(size, mask=masks.to(like), device=device)
         h = torch.as_tensor(self.kernel).to(like)[None, None]

@@ -71,9 +71,9 @@ def measure_bound(T: ProximalGradient, x: Tensor, truth: Tensor, iterates: int) 
     """The bound at the restorations x and along the plain iteration of T, a dict per image.
 
     error = ‖x - x̂‖; bound_r = ‖T(x̂) - x̂‖; bound_q = q at x; bound = (r + ρ)/(1 - q), None where
-    q ≥ 1. bound_violations counts, over the first `iterates` of x_{k+1} = T(x_k), those whose
-    error exceeds its bound with q the largest radial factor so far; bound_iterates counts those
-    where that q < 1.
+    q ≥ 1. bound_iterates counts, among the first `iterates` of x_{k+1} = T(x_k), those where the
+    largest radial factor so far is below 1; bound_violations counts those of them whose error
+    exceeds their bound with that q, and the restoration if its error exceeds its bound.
     """
     with torch.no_grad():
         T_truth, T_x = T(truth), T(x)

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable
@@ -106,10 +107,16 @@ def save_checkpoint(path: Path, state: dict) -> None:
 
 
 def load_checkpoint(path: Path, spec: dict) -> dict | None:
-    """The state of `save_checkpoint`, or None. Raises InputError where its spec is another."""
+    """The state of `save_checkpoint`, or None.
+
+    Raises InputError where its spec is another, or where the file is not a checkpoint.
+    """
     if not path.exists():
         return None
-    state = torch.load(path, weights_only=True)
+    try:
+        state = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        raise InputError(f"{path}: not a whole checkpoint; delete it to train anew") from None
     if different := _differences(spec, state["spec"]):
         raise InputError(
             f"{path}: checkpoint of another config: {different[0]}; delete it to train anew"

@@ -17,6 +17,7 @@ from rerg.problems import Observation
 
 VARIANTS = ("red", "rg", "rg1", "deqgd", "rerg", "mtdeq")
 LEVEL = 50 / 255  # highest standard deviation of the training noise, PnP-ReG's
+GREY_LEVEL = 1 / 255  # an initial image closer than that weighs no more: flat noise-free crops
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,16 @@ def reconstruction_loss(T: Map, batch: Batch, settings: Settings):
     """E‖x* - x̂‖² / ‖x_0 - x̂‖² at the equilibrium, with its implicit gradient.
 
     Returns (loss, x*, log). Images whose fixed point is lost are left out of the mean; where all
-    are lost the loss is None. The division balances the problems.
+    are lost the loss is None. The division balances the problems. The backward pass adds the
+    median relative residual of its own solve to the log, as `backward`.
     """
-    z, solution = equilibrium(T, T.start(), acceleration=Momentum, **settings.equilibrium)
+    z, solution = equilibrium(
+        T,
+        T.start(),
+        acceleration=Momentum,
+        report=lambda u: log.update(backward=u.residual.median().item()),
+        **settings.equilibrium,
+    )
     x = T.restoration(z)
     kept = solution.residual <= settings.lost_above
     log = {
@@ -94,4 +102,5 @@ def reconstruction_loss(T: Map, batch: Batch, settings: Settings):
         return None, x, log
     error = (x - batch.truth).square().flatten(1).mean(1)
     start = (batch.observation.x0 - batch.truth).square().flatten(1).mean(1)
+    start = start.clamp_min(GREY_LEVEL**2)
     return (error / start)[kept].mean(), x, log

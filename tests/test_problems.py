@@ -1,0 +1,193 @@
+"""Operators, proximal operators and observations of every problem of config/problems.yaml."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROBLEMS, clean_images, dense, white
+from scipy import ndimage
+
+from rerg.problems import Problem, batch, generator, kernel_of, load_observations, save_observations
+
+SIZES = [(40, 40), (37, 53), (48, 31)]
+
+
+def observed(name, size, count, dtype=torch.float32):
+    problem = Problem(name, PROBLEMS[name])
+    x = clean_images(count, *size).to(dtype)
+    rngs = [generator("test", name, str(i)) for i in range(count)]
+    return problem, problem.crop(x), problem.observe(x, rngs)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("size", SIZES)
+def test_adjoint_norm_and_prox(name, size, count):
+    problem, x, observation = observed(name, size, count)
+    physics = observation.physics
+    f = problem.factor
+    assert observation.x0.shape == x.shape
+    assert observation.y.shape == (count, 3, x.shape[-2] // f, x.shape[-1] // f)
+
+    u, v = white(x.shape, 1), white(observation.y.shape, 2)
+    forward = (physics.A(u) * v).flatten(1).sum(1)
+    backward = (u * physics.A_adjoint(v)).flatten(1).sum(1)
+    scale = u.flatten(1).norm(dim=1) * v.flatten(1).norm(dim=1)
+    assert torch.all((forward - backward).abs() <= 1e-6 * scale)
+
+    t = 1 / (400 * observation.weight)
+    z = x + 0.1 * white(x.shape, 3)
+    p = observation.prox(z, t)
+    optimality = (p - z) / t + observation.gradient(p)
+    assert optimality.abs().max() <= 1e-5
+
+
+def test_norm_is_at_most_one_and_reached(name):
+    """‖A‖² by the power method: 1, or at least 1/f² (a flat image) where f² pixels become one."""
+    problem, x, observation = observed(name, (36, 48), 1, torch.float64)
+    physics, u = observation.physics, white(x.shape, 0, torch.float64) + 1
+    for _ in range(60):
+        u = physics.A_adjoint(physics.A(u / u.norm()))
+    assert u.norm() <= 1 + 1e-9  # the step of gradient descent rests on it
+    assert u.norm() >= 1 / problem.factor**2 - 1e-5
+    if problem.factor == 1:
+        assert u.norm() == pytest.approx(1, abs=1e-5)
+
+
+def test_prox_agrees_with_the_dense_matrix(name):
+    """prox_{tF}(z) = (I + tAᵀA)⁻¹(z + tAᵀy), with A written out as a matrix."""
+    _, x, observation = observed(name, (28, 36), 1, torch.float64)
+    A = dense(observation.physics, x)
+    t, z = 3.7, white(x.shape, 3, x.dtype)
+    system = torch.eye(A.shape[1], dtype=x.dtype) + t * A.T @ A
+    right = z[0].flatten(1) + t * observation.y[0].flatten(1) @ A
+    expected = torch.linalg.solve(system, right.T).T.view_as(x)
+    torch.testing.assert_close(observation.prox(z, t), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [(40, 40), (37, 53)])
+def test_blur_is_a_convolution_with_wrapped_boundary(size):
+    """An asymmetric kernel, against scipy: no flip, no shift."""
+    kernel = np.random.default_rng(0).random((7, 5)) ** 3
+    problem = Problem("blur", PROBLEMS["blur16"])
+    problem.__dict__["kernel"] = kernel / kernel.sum()
+    x = clean_images(1, *size).double()
+    y = problem.physics(size, like=x).A(x)
+    for channel, blurred in zip(x[0].numpy(), y[0].numpy(), strict=True):
+        expected = ndimage.convolve(channel, problem.kernel, mode="wrap")
+        np.testing.assert_allclose(blurred, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("angle", [0, 30, 120])
+def test_gaussian_kernel_has_its_standard_deviations_along_its_axes(angle):
+    h = kernel_of({"kernel": {"gaussian": [2.4, 1.0], "angle": angle}})
+    u, v = np.mgrid[:25, :25] - 12
+    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    along, across = c * v - s * u, s * v + c * u  # counter-clockwise, rows point down
+    assert (h * along**2).sum() == pytest.approx(2.4**2, rel=1e-3)
+    assert (h * across**2).sum() == pytest.approx(1.0, rel=1e-3)
+    assert (h * along * across).sum() == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("problem", ["sr2", "sr3", "sr4", "sr2g", "sr3g"])
+def test_downsampling_is_centred(problem):
+    """The kernel sums to 1, its centre is that of the f x f block, and a ramp stays a ramp."""
+    entry = PROBLEMS[problem]
+    f, h = entry["factor"], kernel_of(entry)
+    assert h.sum() == pytest.approx(1, abs=1e-12)
+    size = (12 * f, 12 * f)
+    ramp = torch.arange(size[1], dtype=torch.float64).expand(1, 3, *size)
+    physics = Problem(problem, entry).physics(size, like=ramp)
+    inner = slice(4, 8)  # low-resolution pixels that the wrapped boundary does not reach
+    expected = f * torch.arange(12, dtype=torch.float64) + (f - 1) / 2
+    down = physics.A(ramp)[..., inner, inner]
+    torch.testing.assert_close(down, expected[inner].expand_as(down), rtol=0, atol=1e-9)
+    down = physics.A(ramp.mT)[..., inner, inner]
+    torch.testing.assert_close(down, expected[inner, None].expand_as(down), rtol=0, atol=1e-9)
+
+
+def test_bicubic_kernel_is_the_one_of_keys():
+    """h(u) = k(u/f) with a = -0.75: k is 1 at 0 and 0 at other integers."""
+    h = kernel_of({"kernel": {"bicubic": -0.75}, "factor": 3})
+    row = h[len(h) // 2] / h[len(h) // 2].max()
+    middle = row.argmax()
+    np.testing.assert_allclose(row[[middle - 6, middle - 3, middle + 3, middle + 6]], 0, atol=1e-12)
+    np.testing.assert_allclose(h, h.T, atol=1e-15)
+
+
+@pytest.mark.parametrize("problem", ["com80", "com90", "com95"])
+def test_mask_keeps_the_fraction_that_it_promises(problem):
+    entry = PROBLEMS[problem]
+    _, x, observation = observed(problem, (37, 53), 3)
+    mask = observation.physics.mask
+    assert mask.shape == (3, 1, 37, 53)  # shared by the channels
+    assert set(mask.unique().tolist()) == {0, 1}
+    assert mask.sum((1, 2, 3)).tolist() == [37 * 53 - round(entry["missing"] * 37 * 53)] * 3
+    assert not torch.equal(mask[0], mask[1])
+    torch.testing.assert_close(observation.y, mask * x)
+    torch.testing.assert_close(observation.x0, mask * x + 0.5 * (1 - mask))
+
+
+def test_noise_has_its_level(name):
+    _, x, observation = observed(name, (64, 64), 3)
+    noise = observation.y - observation.physics.A(x)
+    if PROBLEMS[name]["operator"] == "mask":
+        assert PROBLEMS[name]["noise"] == 0
+    level = PROBLEMS[name]["noise"] / 255
+    assert noise.std().item() == pytest.approx(level, rel=0.05, abs=1e-7)
+    assert observation.weight == pytest.approx((PROBLEMS[name]["sigma"] / 255) ** 2)
+
+
+def test_the_same_observation_in_every_batch(name):
+    """It depends on the dataset, the problem and the image, and on nothing else."""
+    problem = Problem(name, PROBLEMS[name])
+    x = clean_images(3, 37, 53)
+    together = problem.observe(x, [generator("set", name, str(i)) for i in range(3)])
+    torch.manual_seed(1)  # no global random state enters
+    alone = problem.observe(x[1:2], [generator("set", name, "1")])
+    torch.testing.assert_close(alone.y, together.y[1:2], rtol=0, atol=1e-6)
+    joined = batch([alone, alone])
+    torch.testing.assert_close(joined.y[1], together.y[1], rtol=0, atol=1e-6)
+    z = white(together.x0.shape, 4)
+    torch.testing.assert_close(
+        together[torch.tensor([1])].prox(z[1:2], 2.0), together.prox(z, 2.0)[1:2]
+    )
+
+    if problem.noise == 0 and problem.operator != "mask":
+        return  # nothing is drawn
+    for other in (("set", name, "2"), ("set", "other", "1"), ("other", name, "1")):
+        drawn = problem.observe(x[1:2], [generator(*other)])
+        assert not torch.allclose(drawn.y, alone.y, atol=1e-4)
+
+
+def test_observations_survive_their_file(tmp_path, name):
+    """What a method reads is bit for bit what was observed, and the file's bytes are the same."""
+    problem = Problem(name, PROBLEMS[name])
+    x = clean_images(2, 37, 53)
+    images = {
+        str(i): problem.observe(x[i : i + 1], [generator("set", name, str(i))]) for i in range(2)
+    }
+    for path in (tmp_path / "a.npz", tmp_path / "b.npz"):
+        save_observations(path, problem, images)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+    read, loaded = load_observations(tmp_path / "a.npz")
+    assert (read.name, read.entry, read.sigma) == (name, PROBLEMS[name], problem.sigma)
+    for image, observation in images.items():
+        z = white(observation.x0.shape, 5)
+        for a, b in (
+            (loaded[image].y, observation.y),
+            (loaded[image].x0, observation.x0),
+            (loaded[image].gradient(z), observation.gradient(z)),
+            (loaded[image].prox(z, 2.0), observation.prox(z, 2.0)),
+        ):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_same_operator_on_every_device(name):
+    _, x, observation = observed(name, (37, 53), 2)
+    moved, z = observation.to("cuda"), white(x.shape, 6)
+    for here, there in (
+        (observation.gradient(z), moved.gradient(z.cuda())),
+        (observation.prox(z, 2.0), moved.prox(z.cuda(), 2.0)),
+    ):
+        torch.testing.assert_close(there.cpu(), here, rtol=0, atol=1e-5)
