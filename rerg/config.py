@@ -15,6 +15,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 SPLITS = ("train", "validation", "test")
+PHYSICS = ("operator", "factor", "kernel", "missing", "noise", "sigma")
 TIMEOUT = 3600  # seconds that a baseline may take for a problem, where it states none
 
 
@@ -148,7 +149,7 @@ class Run:
             if ways == [".smk"] and key in settings:
                 raise InputError(f"{where}: {key}: {name}.smk runs alone, and would not read it")
         parameters, tune = settings.get("parameters", {}), settings.get("tune", {})
-        _known(tune, ["sigma", *parameters], where, "tune", "parameter")
+        _known(tune, ["sigma_factor", *parameters], where, "tune", "parameter")
         operators = {entry["operator"] for entry in self.problems.values()}
         known = [*operators, *self.problems]
         _known(settings.get("problems", []), known, where, "problems", "problem or operator")
@@ -217,9 +218,13 @@ class Run:
         return [v for v in self.config["variants"] if v in wanted]
 
     def trained_problems(self) -> dict[str, dict]:
-        """The problems of the run that the variants are trained on."""
-        names = self.config["problems"]
-        return {name: self.problems[name] for name in names if self.problems[name]["trained"]}
+        """What the variants are trained on: the physics of the run's problems for training."""
+        names = [name for name in self.config["problems"] if self.problems[name]["trained"]]
+        return {name: self.physics_of(name) for name in names}
+
+    def physics_of(self, problem: str) -> dict:
+        """The part of a problem's entry that its observations depend on."""
+        return {key: value for key, value in self.problems[problem].items() if key in PHYSICS}
 
 
 def digest(content: Any) -> str:

@@ -139,7 +139,7 @@ def train(
 
     spec: variant, settings (evaluations, learning_rate, beta), network, training (crop, batch,
     clip), equilibrium, problems (trained entries) and seed: all that the result depends on, with
-    the images. The learning rate falls to zero along a cosine of the spent budget.
+    the images.
     Returns the networks and a row per `log_every` steps. A killed training goes on from its
     checkpoint and ends with the weights of an unbroken one.
     """
@@ -167,8 +167,7 @@ def train(
     bar = tqdm(total=budget, initial=evaluations_of(networks), unit="eval", disable=None)
     try:
         while (spent := evaluations_of(networks)) < budget:
-            rate = 0.5 * (1 + math.cos(math.pi * spent / budget))
-            optimizer.param_groups[0]["lr"] = rate * spec["settings"]["learning_rate"]
+            optimizer.param_groups[0]["lr"] = learning_rate(spec["settings"], step, spent)
             batch = draw_batch(crops, problems, spec["seed"], step).to(device)
             row = take_step(variant, networks, optimizer, batch, settings, clip)
             window.append(row)
@@ -199,6 +198,14 @@ def train(
         bar.close()
         signal.signal(signal.SIGTERM, previous)
     return networks, rows
+
+
+def learning_rate(settings: dict, step: int, evaluations: int) -> float:
+    """The rate of a step: halved every `halve_every` steps, or falling to 0 along a cosine."""
+    if "halve_every" in settings:
+        return settings["learning_rate"] * 0.5 ** (step // settings["halve_every"])
+    spent = evaluations / settings["evaluations"]
+    return settings["learning_rate"] * 0.5 * (1 + math.cos(math.pi * spent))
 
 
 def summarise(window: list[dict], step: int, evaluations: int, seconds: float) -> dict:

@@ -22,7 +22,7 @@ for problems in batched(RUN["problems"]):
         log:
             f"{RESULTS}/logs/observe/{{dataset}}.{problems[0]}.log",
         params:
-            problems={problem: PROBLEMS[problem] for problem in problems},
+            problems={problem: run.physics_of(problem) for problem in problems},
             kernels=kernel_files(problems),
         script:
             "../scripts/observe.py"

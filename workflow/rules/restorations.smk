@@ -51,6 +51,11 @@ for group, problems_of_group in enumerate(
                 method=lambda w: METHODS[w.method],
                 spec=lambda w: training_spec(METHODS[w.method]["variant"]),
                 options=lambda w: RUN["solvers"][METHODS[w.method]["solver"]],
+                learning_rates={
+                    p: {"learning_rate": PROBLEMS[p]["learning_rate"]}
+                    for p in problems
+                    if "learning_rate" in PROBLEMS[p]
+                },
                 batch=RUN["restoration"]["batch"],
                 bound_iterates=RUN["restoration"]["bound_iterates"],
                 device=RUN["device"],

@@ -26,15 +26,18 @@ with logged(snakemake.log[0]):
     partial = Path(params.partial)
     for source, target in zip(snakemake.input.observations, snakemake.output, strict=True):
         problem, observations = load_observations(source, device)
+        options = params.options
+        if "learning_rate" in options:
+            options = {**options, **params.learning_rates.get(problem.name, {})}
         key = [about["sha256"], digest(Path(source).read_bytes().hex()), params.method]
-        key += [params.options, params.batch, params.bound_iterates]
+        key += [options, params.batch, params.bound_iterates]
         arrays = restore(
             params.method["variant"],
             networks,
             observations,
             scale=params.spec["network"]["scale"],
             solver=params.method["solver"],
-            options=params.options,
+            options=options,
             batch_size=params.batch,
             truth={name: problem.crop(x) for name, x in clean.items()},
             bound_iterates=params.bound_iterates,
