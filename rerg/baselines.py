@@ -1,9 +1,7 @@
 """Baselines: a Python function or a deepinv reconstructor, run where it cannot hurt the others.
 
 A baseline is called as `restore(y, physics, sigma, **parameters) -> x` on a batch of observations
-of equal size: y (B, 3, h, w), the deepinv physics A, σ in [0, 1], and x (B, 3, H, W). A function
-that names `x0` or `denoiser` among its arguments gets the initial images, or the denoiser of its
-settings.
+of equal size: y (B, 3, h, w), the deepinv physics A, σ in [0, 1], and x (B, 3, H, W).
 """
 
 import importlib
@@ -22,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from deepinv.optim import BaseOptim
 from torch import Tensor, nn
 
 from rerg.networks import load_weights
@@ -64,22 +63,21 @@ def published_denoiser(path: str) -> nn.Module:
 
 
 def build(value: object, given: dict) -> object:
-    """A parameter of a deepinv object: {class: optim.PnP, ...} is built, `$name` is looked up."""
+    """A parameter from YAML: {class: optim.PnP, ...} is built, `$name` is one of `given`."""
     if isinstance(value, dict):
         arguments = {k: build(v, given) for k, v in value.items() if k != "class"}
         if "class" not in value:
             return arguments
         module, _, name = value["class"].rpartition(".")
         return getattr(importlib.import_module(f"deepinv.{module}"), name)(**arguments)
-    if isinstance(value, str) and value.startswith("$"):
-        return given[value[1:]]
-    return value
+    return given.get(value, value) if isinstance(value, str) else value
 
 
-def _reconstruct(name: str, y: Tensor, physics, sigma: float, denoiser, **parameters) -> Tensor:
-    given = {"sigma": sigma, "denoiser": denoiser}
-    model = build({"class": name, **parameters}, given)
-    return model.to(y.device)(y, physics)
+def _reconstruct(name: str, y: Tensor, physics, sigma: float, /, x0: Tensor, **parameters):
+    del sigma  # a reconstructor that needs it has $sigma among its parameters
+    model = build({"class": name, **parameters}, {}).to(y.device)
+    start = {"init": (x0, x0)} if isinstance(model, BaseOptim) else {}
+    return model(y, physics, **start)
 
 
 def load(name: str, settings: dict, folder: str | None) -> Restore:
@@ -102,19 +100,24 @@ def restore(
 ) -> dict[str, np.ndarray]:
     """Restore every image: the arrays of a restoration file (`{image}`, `stats`).
 
-    Parameters are the function's own, but for `sigma`, which is a factor of the problem's σ.
+    The parameters are the function's own, but for `sigma_factor`, by which σ is multiplied; the
+    values $sigma, $x0 and $denoiser stand for those objects, and a function that has an argument
+    `x0` or `denoiser` gets it anyway.
     Raises ValueError for a restoration of another type or shape, or that is not finite.
     """
     parameters = dict(parameters)
-    factor = parameters.pop("sigma", 1)
+    factor = parameters.pop("sigma_factor", 1)
     wanted = inspect.signature(function).parameters
     arrays, stats = {}, {}
     for names in batches(observations, batch_size):
         o = batch([observations[name] for name in names])
-        extra = {k: v for k, v in {"x0": o.x0, "denoiser": denoiser}.items() if k in wanted}
+        sigma = factor * o.sigma
+        given = {"x0": o.x0, "denoiser": denoiser}
+        extra = {key: value for key, value in given.items() if key in wanted}
+        given = {"$sigma": sigma} | {f"${key}": value for key, value in given.items()}
         before = time.perf_counter()
         with torch.no_grad():
-            x = function(o.y.clone(), o.physics, factor * o.sigma, **extra, **parameters)
+            x = function(o.y.clone(), o.physics, sigma, **extra, **build(parameters, given))
         x = _checked(x, o.x0.shape)
         seconds = (time.perf_counter() - before) / len(names)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

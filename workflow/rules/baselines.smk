@@ -1,4 +1,7 @@
 # Restorations by baselines: a rule of their own, or the one for Python functions and deepinv.
+# With this before its program, a baseline's own rule cannot stop the scores of the others.
+GUARD = f"{sys.executable} -m rerg.guard"
+
 for name in run.all_methods():
     if METHODS[name].get("baseline") == ".smk":
 
