@@ -154,7 +154,7 @@ class Problem:
     def physics(self, shape: tuple[int, int], masks: Tensor | None = None, like: Tensor = None):
         """The operator A for images (3, H, W), with the dtype and device of `like`.
 
-        masks: (B, 1, H, W) for completion.
+        masks: (B, 1, H, W) for completion. Raises InputError where the kernel exceeds the image.
         """
         like = torch.empty(0) if like is None else like
         size, device = (3, *shape), str(like.device)
@@ -162,6 +162,11 @@ class Problem:
             return Denoising(device=device).to(like.dtype)
         if self.operator == "mask":
             return Inpainting(size, mask=masks.to(like), device=device)
+        if max(self.kernel.shape) > min(shape):
+            raise InputError(
+                f"{self.name}: its kernel of {len(self.kernel)} x {len(self.kernel)} pixels needs "
+                f"an image of at least that size, got {shape[0]} x {shape[1]}"
+            )
         h = torch.as_tensor(self.kernel).to(like)[None, None]
         if self.operator == "blur":
             return BlurFFT(size, filter=h, device=device)

@@ -1,5 +1,6 @@
 """What the tests share: one thread, the problems of the config, clean images, a trained RG."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,35 @@ import torch
 import yaml
 from deepinv.physics import Inpainting
 
+from rerg.problems import Problem, generator
+from rerg.training import train
+
 ROOT = Path(__file__).parents[1]
 
 torch.set_num_threads(1)
 PROBLEMS = yaml.safe_load((ROOT / "config" / "problems.yaml").read_text())
+_FOLDER = tempfile.TemporaryDirectory()
+
+
+def _kernel_files() -> dict[str, str]:
+    """Asymmetric kernels in the place of the files that problems name, which are downloaded."""
+    paths = {}
+    for entry in PROBLEMS.values():
+        if name := entry.get("kernel", {}).get("file"):
+            paths[name] = str(Path(_FOLDER.name) / f"{name}.npz")
+    for seed, path in enumerate(paths.values()):
+        rng = np.random.default_rng(seed)
+        size = 25 - 2 * seed
+        np.savez(path, **{str(i): rng.random((size, size)) ** 20 for i in range(12)})
+    return paths
+
+
+KERNELS = _kernel_files()
+
+
+def problem_of(name: str) -> Problem:
+    """A problem of config/problems.yaml."""
+    return Problem(name, PROBLEMS[name], KERNELS)
 
 
 def clean_images(batch: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -47,7 +73,52 @@ def dense(physics, like: torch.Tensor) -> torch.Tensor:
     return physics.A(basis).flatten(2).flatten(0, 1).T
 
 
+def spec_of(variant: str, evaluations: int, **settings) -> dict:
+    """A small training spec on every trained problem without files, as the rules write it."""
+    return {
+        "variant": variant,
+        "settings": {"evaluations": evaluations, "learning_rate": 1e-3, "beta": 0.05, **settings},
+        "network": {"channels": [8, 8, 16, 16], "blocks": 1, "scale": 400},
+        "training": {"crop": 32, "batch": 4, "clip": 1.0},
+        "equilibrium": {
+            "iterations": 30,
+            "tolerance": 1e-3,
+            "backward_iterations": 10,
+            "backward_tolerance": 1e-2,
+            "lost_above": 0.1,
+        },
+        "problems": {
+            name: entry
+            for name, entry in PROBLEMS.items()
+            if entry["trained"] and "file" not in entry.get("kernel", {})
+        },
+        "seed": 0,
+    }
+
+
+def crops(rng: np.random.Generator) -> torch.Tensor:
+    """A batch of four clean crops, (4, 3, 32, 32)."""
+    return clean_images(4, 32, 32, seed=int(rng.integers(2**32)))
+
+
+def observe(problem: str, height: int, width: int, count: int = 1) -> tuple:
+    """Clean images, cropped to the problem, and their observation."""
+    described = problem_of(problem)
+    truth = described.crop(clean_images(count, height, width, seed=99))
+    rngs = [generator("test", problem, str(i)) for i in range(count)]
+    return truth, described.observe(truth, rngs)
+
+
 @pytest.fixture(scope="session", params=list(PROBLEMS))
 def name(request) -> str:
     """The name of every problem of config/problems.yaml."""
     return request.param
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> torch.nn.ModuleDict:
+    """An RG trained on the bound of all trained problems, from `red`: seconds, and it converges."""
+    folder = tmp_path_factory.mktemp("training")
+    red, _ = train(spec_of("red", 400), crops, None, folder / "red")
+    rg1, _ = train(spec_of("rg1", 1000), crops, red, folder / "rg1")
+    return rg1.requires_grad_(False)

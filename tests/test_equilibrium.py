@@ -1,12 +1,12 @@
 """Fixed points and their gradients: closed forms, second implementations, options, failures."""
 
 import math
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import PROBLEMS, clean_images, dense, white
+from conftest import clean_images, dense, observe, problem_of, white
 from torchdeq import get_deq
 
 from rerg.equilibrium import (
@@ -23,11 +23,16 @@ from rerg.equilibrium import (
     fixed_point,
 )
 from rerg.networks import build
-from rerg.problems import Problem, generator
+from rerg.problems import generator
 
 TYPES = ["den25", "sr2", "aniso1", "com80"]  # one problem of every operator
 ACCELERATIONS = [Plain, Momentum, Anderson]
 SCALE = 400
+
+
+@cache
+def orthogonal(n):
+    return torch.linalg.qr(white((n, n), 7, torch.float64))[0]
 
 
 class Linear:
@@ -38,14 +43,14 @@ class Linear:
     """
 
     def __init__(self, problem, count=2, size=(28, 36), sigma=None):
-        self.problem = Problem(problem, PROBLEMS[problem])
+        self.problem = problem_of(problem)
         self.truth = self.problem.crop(clean_images(count, *size).double())
         rngs = [generator("test", problem, "0") for _ in range(count)]  # the same mask for all
         self.observation = self.problem.observe(self.truth, rngs)
         if sigma is not None:
             self.observation = self.observation.with_sigma(sigma)
         n = self.truth[0, 0].numel()
-        Q = torch.linalg.qr(white((n, n), 7, torch.float64))[0]
+        Q = orthogonal(n)
         spectrum = SCALE * torch.linspace(0.6, 1.4, n, dtype=torch.float64)
         self.M = ((Q * spectrum) @ Q.T).requires_grad_()
 
@@ -110,7 +115,7 @@ def test_implicit_gradient_in_closed_form(problem, kind):
 
 def tiny_observation(problem="blur16", size=(4, 6)):
     """Images of a few pixels, for finite differences; a blur has an asymmetric 3 x 3 kernel."""
-    tiny = Problem(problem, PROBLEMS[problem])
+    tiny = problem_of(problem)
     if tiny.operator == "blur":
         kernel = np.arange(1.0, 10).reshape(3, 3)
         tiny.__dict__["kernel"] = kernel / kernel.sum()
@@ -386,7 +391,7 @@ def stored_bytes(step) -> int:
 
 
 def test_memory_does_not_grow_with_forward_iterations():
-    problem = Problem("blur16", PROBLEMS["blur16"])
+    problem = problem_of("blur16")
     observation = problem.observe(clean_images(1, 32, 32), [generator("test", "blur16", "0")])
     T = ProximalGradient(build({"channels": [4] * 4, "blocks": 1}, False, 0), observation, SCALE)
 
@@ -405,3 +410,31 @@ def test_memory_does_not_grow_with_forward_iterations():
 
     assert stored_bytes(lambda: deq(100)) == stored_bytes(lambda: deq(10)) > 0
     assert stored_bytes(lambda: unrolled(100)) > 8 * stored_bytes(lambda: unrolled(10))
+
+
+def test_the_equilibrium_does_not_depend_on_the_solver(name, trained):
+    """Gradient descent and the fast solver restore the same image with a trained RG.
+
+    Nesterov's momentum shortens gradient descent where the plain one needs thousands of steps.
+    """
+    _, observation = observe(name, 28, 32)
+    fast = ProximalGradient(trained["rg"], observation, SCALE)
+    descent = GradientDescent(trained["rg"], observation, SCALE)
+    x = fixed_point(fast, fast.start(), iterations=300, tolerance=1e-5, acceleration=Momentum)
+    y = fixed_point(
+        descent, descent.start(), iterations=2000, tolerance=1e-7, acceleration=Momentum
+    )
+    assert x.converged.all() and y.residual.max() <= 1e-6
+    assert (x.x - y.x).norm() <= 1e-3 * x.x.norm()
+    assert x.evaluations < y.evaluations
+
+
+@pytest.mark.parametrize("problem", ["den25", "sr2", "blur16"])
+def test_plain_gradient_descent_reaches_the_fast_equilibrium(problem, trained):
+    _, observation = observe(problem, 28, 32)
+    fast = ProximalGradient(trained["rg"], observation, SCALE)
+    descent = GradientDescent(trained["rg"], observation, SCALE)
+    x = fixed_point(fast, fast.start(), iterations=300, tolerance=1e-5, acceleration=Momentum)
+    y = fixed_point(descent, descent.start(), iterations=1500, tolerance=1e-6)
+    assert x.converged.all() and y.converged.all()
+    assert (x.x - y.x).norm() <= 1e-3 * x.x.norm()

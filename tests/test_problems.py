@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from conftest import PROBLEMS, clean_images, dense, white
+from conftest import PROBLEMS, clean_images, dense, problem_of, white
 from scipy import ndimage
 
+from rerg.config import InputError
 from rerg.problems import Problem, batch, generator, kernel_of, load_observations, save_observations
 
 SIZES = [(40, 40), (37, 53), (48, 31)]
 
 
 def observed(name, size, count, dtype=torch.float32):
-    problem = Problem(name, PROBLEMS[name])
+    problem = problem_of(name)
     x = clean_images(count, *size).to(dtype)
     rngs = [generator("test", name, str(i)) for i in range(count)]
     return problem, problem.crop(x), problem.observe(x, rngs)
@@ -93,11 +94,11 @@ def test_downsampling_is_centred(problem):
     entry = PROBLEMS[problem]
     f, h = entry["factor"], kernel_of(entry)
     assert h.sum() == pytest.approx(1, abs=1e-12)
-    size = (12 * f, 12 * f)
+    size = (14 * f, 14 * f)
     ramp = torch.arange(size[1], dtype=torch.float64).expand(1, 3, *size)
     physics = Problem(problem, entry).physics(size, like=ramp)
-    inner = slice(4, 8)  # low-resolution pixels that the wrapped boundary does not reach
-    expected = f * torch.arange(12, dtype=torch.float64) + (f - 1) / 2
+    inner = slice(6, 8)  # low-resolution pixels that the wrapped boundary does not reach
+    expected = f * torch.arange(14, dtype=torch.float64) + (f - 1) / 2
     down = physics.A(ramp)[..., inner, inner]
     torch.testing.assert_close(down, expected[inner].expand_as(down), rtol=0, atol=1e-9)
     down = physics.A(ramp.mT)[..., inner, inner]
@@ -138,7 +139,7 @@ def test_noise_has_its_level(name):
 
 def test_the_same_observation_in_every_batch(name):
     """It depends on the dataset, the problem and the image, and on nothing else."""
-    problem = Problem(name, PROBLEMS[name])
+    problem = problem_of(name)
     x = clean_images(3, 37, 53)
     together = problem.observe(x, [generator("set", name, str(i)) for i in range(3)])
     torch.manual_seed(1)  # no global random state enters
@@ -160,7 +161,7 @@ def test_the_same_observation_in_every_batch(name):
 
 def test_observations_survive_their_file(tmp_path, name):
     """What a method reads is bit for bit what was observed, and the file's bytes are the same."""
-    problem = Problem(name, PROBLEMS[name])
+    problem = problem_of(name)
     x = clean_images(2, 37, 53)
     images = {
         str(i): problem.observe(x[i : i + 1], [generator("set", name, str(i))]) for i in range(2)
@@ -191,3 +192,19 @@ def test_the_same_operator_on_every_device(name):
         (observation.prox(z, 2.0), moved.prox(z.cuda(), 2.0)),
     ):
         torch.testing.assert_close(there.cpu(), here, rtol=0, atol=1e-5)
+
+
+def test_kernel_files_are_read_by_index(tmp_path):
+    entry = {"operator": "blur", "kernel": {"file": "set", "index": 1}, "noise": 0, "sigma": 3}
+    kernels = np.random.default_rng(0).random((2, 5, 5))
+    np.savez(tmp_path / "set.npz", **{"0": kernels[0], "1": kernels[1]})
+    files = {"set": str(tmp_path / "set.npz")}
+    np.testing.assert_allclose(kernel_of(entry, files), kernels[1] / kernels[1].sum())
+    with pytest.raises(InputError, match="expected an index below 2"):
+        kernel_of({"kernel": {"file": "set", "index": 2}}, files)
+
+
+@pytest.mark.parametrize("problem", ["blur16", "sr4"])
+def test_an_image_smaller_than_the_kernel_is_refused(problem):
+    with pytest.raises(InputError, match=f"{problem}: its kernel of 25 x 25 pixels"):
+        problem_of(problem).observe(clean_images(1, 24, 40), [generator("set", problem, "0")])

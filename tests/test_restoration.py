@@ -1,0 +1,195 @@
+"""Restoring an observation file: batches, statistics, traces, the bound, and failures."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import clean_images, observe, problem_of, spec_of
+from skimage.metrics import peak_signal_noise_ratio
+from torch import nn
+
+import rerg.restoration
+from rerg.bound import rms
+from rerg.problems import generator
+from rerg.restoration import Trace, batches, measure_bound, psnr, restore, trace_grid
+from rerg.training import build_networks, start_from
+from rerg.variants import restoring_map
+
+FAST = {"iterations": 60, "tolerance": 1e-4}
+
+
+def three(problem="sr2"):
+    """Three observations, of which the last has another size, and their clean images."""
+    described, observations, truth = problem_of(problem), {}, {}
+    for i, size in enumerate([(28, 32), (28, 32), (36, 28)]):
+        name = f"image{i}"
+        truth[name] = clean_images(1, *size, seed=i)[0]
+        observations[name] = described.observe(
+            truth[name][None], [generator("test", problem, name)]
+        )
+    return observations, truth
+
+
+def restored(networks, observations, truth=None, variant="rg1", **settings):
+    settings = {"solver": "fast", "options": FAST, "batch_size": 8, "bound_iterates": 5} | settings
+    arrays = restore(variant, networks, observations, scale=400, truth=truth, **settings)
+    return arrays, json.loads(str(arrays["stats"]))
+
+
+def test_arrays_statistics_and_traces(trained):
+    observations, truth = three()
+    arrays, stats = restored(trained, observations, truth)
+    assert set(arrays) == {"stats", *truth, *(f"{name}.trace" for name in truth)}
+    for name, x in truth.items():
+        assert arrays[name].shape == x.shape and arrays[name].dtype == np.float32
+        entry, trace = stats[name], arrays[f"{name}.trace"]
+        assert entry["converged"] is True and 0 < entry["residual"] <= 1e-4
+        assert entry["network_evaluations"] == entry["iterations"] < 60
+        quality = peak_signal_noise_ratio(x.numpy(), arrays[name], data_range=1)
+        assert trace[-1, 0] == entry["iterations"] and trace[0, 0] == 0
+        assert trace[-1, 2] == pytest.approx(quality, abs=1e-3)
+        assert trace[0, 2] == pytest.approx(psnr(observations[name].x0, x[None]).item(), abs=1e-3)
+        assert np.all(np.diff(trace[:, 0]) > 0)
+        assert entry["bound_violations"] == 0 and entry["error"] <= entry["bound"]
+        error = math.sqrt(np.mean((arrays[name] - x.numpy()) ** 2))
+        assert entry["error"] == pytest.approx(error, rel=1e-4)
+
+
+def test_the_ground_truth_changes_no_restoration(trained):
+    observations, truth = three()
+    with_truth, _ = restored(trained, observations, truth)
+    without, stats = restored(trained, observations)
+    for name in truth:
+        assert np.array_equal(with_truth[name], without[name])
+        assert f"{name}.trace" not in without and "bound" not in stats[name]
+
+
+@pytest.mark.parametrize("problem", ["sr2", "com80"])
+def test_a_batch_restores_as_its_images_alone(problem, trained):
+    """Each image stops on its own: the batch's size changes rounding, not the restoration."""
+    observations, truth = three(problem)
+    together, stats = restored(trained, observations, truth)
+    alone, alone_stats = restored(trained, observations, truth, batch_size=1)
+    for name in truth:
+        np.testing.assert_allclose(together[name], alone[name], atol=2e-4)
+        assert abs(stats[name]["iterations"] - alone_stats[name]["iterations"]) <= 1
+
+
+def test_batches_hold_equal_sizes():
+    observations, _ = three()
+    assert batches(observations, 8) == [["image0", "image1"], ["image2"]]
+    assert batches(observations, 1) == [["image0"], ["image1"], ["image2"]]
+
+
+def test_a_killed_job_goes_on(trained, tmp_path, monkeypatch):
+    observations, truth = three()
+    settings = {"partial": tmp_path / "partial", "batch_size": 1}
+    expected, _ = restored(trained, observations, truth)
+    done, real = [], rerg.restoration.restore_batch
+
+    def counted(*arguments):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(rerg.restoration, "restore_batch", counted)
+    with pytest.raises(KeyboardInterrupt):
+        restored(trained, observations, truth, key="a", **settings)
+    assert len(list((tmp_path / "partial").glob("*.npz"))) == 2
+    done.clear()
+    arrays, stats = restored(trained, observations, truth, key="a", **settings)
+    assert len(done) == 1 and set(stats) == set(truth)
+    for name in truth:
+        np.testing.assert_allclose(arrays[name], expected[name], atol=2e-4)
+    done.clear()
+    with pytest.raises(KeyboardInterrupt):  # another key starts anew, with all three
+        restored(trained, observations, truth, key="b", **settings)
+
+
+@pytest.mark.parametrize(
+    ("solver", "options"),
+    [
+        ("fast", {"iterations": 60, "tolerance": 1e-4}),
+        ("gd", {"iterations": 60, "tolerance": 1e-6}),
+        ("adam", {"iterations": 20, "learning_rate": 0.01}),
+    ],
+)
+def test_solvers_differ_and_keep_their_fields(solver, options, trained):
+    observations, truth = three()
+    arrays, stats = restored(trained, observations, truth, solver=solver, options=options)
+    entry = stats["image0"]
+    assert entry["converged"] is {"fast": True, "gd": False, "adam": None}[solver]
+    assert entry["iterations"] == 60 or solver != "gd"
+    assert ("bound" in entry) == (solver == "fast")
+    assert psnr(torch.from_numpy(arrays["image0"])[None], truth["image0"][None]) > 20
+
+
+def test_mtdeq_restores_and_has_no_bound(trained):
+    networks = build_networks(spec_of("mtdeq", 10))
+    start_from(networks, trained)
+    networks.requires_grad_(False)
+    observations, truth = three()
+    arrays, stats = restored(networks, observations, truth, variant="mtdeq")
+    assert not any(key.startswith("bound") for key in stats["image0"])
+    T = restoring_map("mtdeq", networks, observations["image2"], 400, "fast")
+    x = torch.from_numpy(arrays["image2"])[None]
+    F_gradient = observations["image2"].gradient(x)
+    z = x + F_gradient / (400 * observations["image2"].weight)  # x = prox(z)
+    torch.testing.assert_close(T.restoration(z), x, rtol=0, atol=1e-4)
+
+
+class Repelling(nn.Module):
+    """N(x) = -9x - 1: no solver converges."""
+
+    evaluations = 0
+
+    def forward(self, x, level=None):
+        return -9 * x - 1
+
+
+@pytest.mark.parametrize("gain", ["repelling", "nan"])
+@pytest.mark.parametrize("solver", ["fast", "gd", "adam"])
+def test_a_diverging_rg_is_seen_and_leaves_finite_scores(solver, gain):
+    networks = nn.ModuleDict({"rg": Repelling()})
+    if gain == "nan":
+        networks["rg"].forward = lambda x: x * math.nan
+    observations, truth = three("den50")
+    options = {"iterations": 100, "tolerance": 1e-4}
+    if solver == "adam":
+        options = {"iterations": 30, "learning_rate": 0.01}
+    arrays, stats = restored(networks, observations, truth, solver=solver, options=options)
+    for name, x in truth.items():
+        assert np.isfinite(arrays[name]).all()
+        assert math.isfinite(psnr(torch.from_numpy(arrays[name])[None], x[None]).item())
+        assert stats[name]["converged"] is (None if solver == "adam" else False)
+        assert stats[name].get("bound") is None
+        assert np.isfinite(arrays[f"{name}.trace"][:, 2]).all()
+
+
+def test_bound_is_empty_where_the_map_does_not_contract():
+    truth, observation = observe("den50", 24, 24)
+    T = restoring_map("rg1", nn.ModuleDict({"rg": Repelling()}), observation, 400, "fast")
+    (row,) = measure_bound(T, observation.x0, truth, 5)
+    assert row["bound_q"] >= 1 and row["bound"] is None
+    assert row["bound_iterates"] == 0 and row["bound_violations"] == 0
+    assert row["error"] == pytest.approx(rms(observation.x0 - truth).item())
+
+
+def test_trace_grid_is_logarithmic_and_ends_with_the_last():
+    grid = sorted(trace_grid(1500))
+    assert grid[0] == 1 and grid[-1] == 1500 and 18 <= len(grid) <= 26
+    assert trace_grid(1) == {1}
+
+
+def test_trace_of_an_image_ends_where_it_stopped(trained):
+    truth, observation = observe("den15", 28, 32, 2)
+    T = restoring_map("rg1", trained, observation, 400, "fast")
+    trace = Trace(T, truth, 60)
+    solution = rerg.restoration.solve(T, "fast", FAST, trace)
+    for i in range(2):
+        rows = trace.of(i, solution)
+        assert rows[-1, 0] == solution.evaluations[i]
+        assert rows[-1, 2] == pytest.approx(psnr(solution.x, truth)[i].item())

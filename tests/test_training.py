@@ -1,0 +1,194 @@
+"""The training loop: deterministic, resumed bit for bit, and safe when it is killed."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import crops, problem_of, spec_of
+
+from rerg.config import InputError, digest
+from rerg.training import (
+    describe,
+    draw_batch,
+    evaluations_of,
+    load_checkpoint,
+    save_checkpoint,
+    start_from,
+    train,
+)
+from rerg.variants import VARIANTS
+
+TESTS = Path(__file__).parent
+BUDGET = {"red": 30, "rg": 40, "rg1": 40, "deqgd": 160, "rerg": 160, "mtdeq": 160}
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+class Interrupted(Exception):
+    pass
+
+
+def breaking(after):
+    """Crops that fail at the call after `after` ones."""
+    calls = []
+
+    def draw(rng):
+        calls.append(1)
+        if len(calls) > after:
+            raise Interrupted
+        return crops(rng)
+
+    return draw
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resumes_bit_for_bit(variant, trained, tmp_path):
+    spec = spec_of(variant, BUDGET[variant])
+    unbroken, rows = train(spec, crops, trained, tmp_path / "a", log_every=2)
+    again, _ = train(spec, crops, trained, tmp_path / "b", log_every=2)
+    assert equal(unbroken, again)
+
+    broken = tmp_path / "c"
+    with pytest.raises(Interrupted):
+        train(spec, breaking(3), trained, broken, log_every=2, checkpoint_every=0)
+    assert load_checkpoint(broken, spec)["step"] == 3
+    resumed, resumed_rows = train(spec, crops, trained, broken, log_every=2)
+    assert equal(unbroken, resumed)
+    assert evaluations_of(resumed) == evaluations_of(unbroken) >= spec["settings"]["evaluations"]
+    for row, other in zip(rows, resumed_rows, strict=True):
+        assert {**row, "seconds": 0} == {**other, "seconds": 0}
+
+
+SCRIPT = """
+import logging, sys, time
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from conftest import crops, spec_of
+from rerg.training import train
+def slow(rng):
+    print("step", flush=True)
+    time.sleep(0.2)
+    return crops(rng)
+train(spec_of("red", 60), slow, None, Path(sys.argv[2]), checkpoint_every=1e9)
+"""
+
+
+def test_sigterm_keeps_a_checkpoint_that_resumes_bit_for_bit(tmp_path):
+    checkpoint = tmp_path / "red"
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    command = [sys.executable, "-c", SCRIPT, str(TESTS), str(checkpoint)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as process:
+        for _ in range(4):
+            assert process.stdout.readline() == "step\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+    spec = spec_of("red", 60)
+    assert 3 <= load_checkpoint(checkpoint, spec)["step"] < 20
+    resumed, _ = train(spec, crops, None, checkpoint)
+    unbroken, _ = train(spec, crops, None, tmp_path / "unbroken")
+    assert equal(resumed, unbroken)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"network": {"channels": [4] * 4, "blocks": 1, "scale": 400}}, "network.channels is"),
+        ({"training": {"crop": 32, "batch": 5, "clip": 1.0}}, "training.batch is 4 there"),
+    ],
+)
+def test_checkpoint_of_another_config_is_refused(change, key, tmp_path):
+    spec = spec_of("red", 20)
+    train(spec, crops, None, tmp_path / "red", checkpoint_every=0)
+    with pytest.raises(InputError, match="checkpoint of another config") as caught:
+        train({**spec, **change}, crops, None, tmp_path / "red")
+    assert key in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    path, spec = tmp_path / "folder" / "state", spec_of("red", 20)
+    save_checkpoint(path, {"spec": spec, "step": 7})
+    whole = path.read_bytes()
+
+    def half(state, file):
+        file.write(whole[: len(whole) // 2])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="no space"):
+        save_checkpoint(path, {"spec": spec, "step": 8})
+    assert path.read_bytes() == whole
+    assert load_checkpoint(path, spec)["step"] == 7
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_a_broken_checkpoint_is_refused_in_one_line(content, tmp_path):
+    path, spec = tmp_path / "state", spec_of("red", 20)
+    save_checkpoint(path, {"spec": spec, "step": 7})
+    path.write_bytes(path.read_bytes()[:200] if content is None else content)
+    with pytest.raises(InputError, match="not a whole checkpoint") as caught:
+        load_checkpoint(path, spec)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_batch_depends_on_seed_and_step():
+    problems = [problem_of(name) for name in ("den15", "sr2", "blur16", "com80")]
+    first = draw_batch(crops, problems, 0, 5)
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002 (global states must not matter)
+    again = draw_batch(crops, problems, 0, 5)
+    assert torch.equal(first.truth, again.truth)
+    assert torch.equal(first.observation.y, again.observation.y)
+    assert torch.equal(first.normal(), again.normal())
+    for seed, step in ((0, 6), (1, 5)):
+        assert not torch.equal(draw_batch(crops, problems, seed, step).truth, first.truth)
+    drawn = {draw_batch(crops, problems, 0, step).observation.sigma for step in range(20)}
+    assert len(drawn) == len({problem.sigma for problem in problems})
+
+
+def test_starts_from_the_given_rg(trained, tmp_path):
+    """Without a budget the weights are the start's."""
+    networks, _ = train(spec_of("deqgd", 0), crops, trained, tmp_path / "a")
+    assert equal(networks, trained)
+    anew, _ = train(spec_of("deqgd", 0), crops, None, tmp_path / "a")
+    assert not equal(anew, trained)
+    start_from(anew, trained)
+    assert equal(anew, trained)
+
+
+def test_training_is_described():
+    spec = spec_of("deqgd", 20)
+    row = {"step": 10, "evaluations": 20, "seconds": 1.0}
+    losing = [{**row, "lost": share} for share in (0.0, 0.0, 0.0, 0.0, 0.9)]
+    about = describe(spec, losing)
+    assert about["collapsed"] is True and about["lost"] == pytest.approx(0.9)
+    assert about["config"] == digest(spec)
+    assert describe(spec, losing[:4])["collapsed"] is False
+    without = describe(spec, [row])
+    assert without["collapsed"] is False and without["lost"] is None
+
+
+def test_progress_is_logged(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        _, rows = train(spec_of("red", 24), crops, None, tmp_path / "a", log_every=4)
+    assert [row["step"] for row in rows] == [4, 8, 12]
+    assert all(math.isfinite(row["loss"]) for row in rows)
+    lines = [r.message for r in caplog.records if r.message.startswith("step 4 ")]
+    assert len(lines) == 1 and "evaluations 8/24" in lines[0] and "remaining" in lines[0]
+
+
+def test_sigterm_is_given_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    train(spec_of("red", 4), crops, None, tmp_path / "a")
+    assert signal.getsignal(signal.SIGTERM) is before
