@@ -2,6 +2,7 @@
 
 For a map T with fixed point x*, ground truth x̂, r = ‖T(x̂) - x̂‖ and a radial factor q < 1,
 ‖T(x) - T(x̂)‖ ≤ q ‖x - x̂‖, the error is at most r / (1 - q). Norms are root mean squares.
+Numbers in brackets are equations there.
 """
 
 from collections.abc import Callable
@@ -20,20 +21,20 @@ def rms(x: Tensor) -> Tensor:
 
 
 def radial_factor(T_x: Tensor, T_truth: Tensor, x: Tensor, truth: Tensor) -> Tensor:
-    """q = ‖T(x) - T(x̂)‖ / ‖x - x̂‖ of each image, (B,)."""
+    """q = ‖T(x) - T(x̂)‖ / ‖x - x̂‖ of each image, (B,) (22)."""
     return rms(T_x - T_truth) / rms(x - truth)
 
 
 def error_bound(r: Tensor, q: Tensor, residual: Tensor | float = 0.0) -> Tensor:
     """(r + ρ) / (1 - q), the bound on ‖x - x̂‖ at a point of residual ρ = ‖T(x) - x‖; inf at q ≥ 1.
 
-    Proof: ‖x - x̂‖ ≤ ‖x - T(x)‖ + ‖T(x) - T(x̂)‖ + ‖T(x̂) - x̂‖ ≤ ρ + q ‖x - x̂‖ + r.
+    Proof (24): ‖x - x̂‖ ≤ ‖x - T(x)‖ + ‖T(x) - T(x̂)‖ + ‖T(x̂) - x̂‖ ≤ ρ + q ‖x - x̂‖ + r.
     """
     return torch.where(q < 1, (r + residual) / (1 - q).clamp_min(1e-12), torch.inf)
 
 
 def iteration_bound(r: Tensor, q: Tensor, start: Tensor, k: int) -> Tensor:
-    """q^k ‖x_0 - x̂‖ + (1 - q^k)/(1 - q) r, the bound on ‖x_k - x̂‖ for x_{k+1} = T(x_k).
+    """q^k ‖x_0 - x̂‖ + (1 - q^k)/(1 - q) r, the bound on ‖x_k - x̂‖ for x_{k+1} = T(x_k) (23).
 
     q is the largest radial factor over x_0 ... x_{k-1}; start = ‖x_0 - x̂‖; inf at q ≥ 1.
     """
@@ -60,7 +61,7 @@ def probes(truth: Tensor, x0: Tensor, rng, equilibrium: Tensor | None = None) ->
 def surrogate(T: Callable[[Tensor], Tensor], truth: Tensor, e: Tensor) -> Tensor:
     """B = mean[ log(r + 1e-3) - log(max(1 - q, 0.02)) + 5 relu(q - 0.98) ], the bound for training.
 
-    It is the logarithm of r / (1 - q), made finite where q ≥ 1 and pushed towards q < 1 there.
+    It (26) is the logarithm of r / (1 - q), made finite where q ≥ 1 and pushed towards q < 1 there.
     truth, e: (B, 3, H, W); q is measured at x̂ + e. Probes shorter than 1e-4, as a flat image has
     in noise-free problems, count as that long, so that they weigh little.
     """

@@ -1,7 +1,7 @@
 """Equilibria: the maps whose fixed points are restorations, their solvers, implicit gradients.
 
 With the gradient field g(x) = Aᵀ(Ax - y) + λR(x) and R = N/c, every map here but ADMM's has the
-same fixed points, g(x*) = 0 (docs/method.md, section 3).
+same fixed points, g(x*) = 0. Numbers in brackets are equations of docs/method.md, section 3.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Field = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ProximalGradient:
-    """T(x) = prox_{(c/λ)F}(x - N(x)), proximal gradient with the step c/λ: the fast map.
+    """T(x) = prox_{(c/λ)F}(x - N(x)), proximal gradient with the step c/λ: the fast map (11).
 
     N: the network, scale = 1/c. Indexing keeps some images of the batch.
     """
@@ -44,10 +44,10 @@ class ProximalGradient:
 
 @dataclass(frozen=True)
 class GradientDescent(ProximalGradient):
-    """T(x) = x - η g(x), gradient descent with η = 1/(1 + 2λ/c), for ‖A‖ ≤ 1 and N 2-Lipschitz."""
+    """T(x) = x - η g(x), gradient descent (9), with η = 1/(1 + 2λ/c) for ‖A‖ ≤ 1 and N 2-Lipschitz."""
 
     def field(self, x: Tensor) -> Tensor:
-        """g(x) = Aᵀ(Ax - y) + (λ/c) N(x)."""
+        """g(x) = Aᵀ(Ax - y) + (λ/c) N(x) (8)."""
         return self.observation.gradient(x) + self.observation.weight * self.scale * self.N(x)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class GradientDescent(ProximalGradient):
 
 @dataclass(frozen=True)
 class ADMM:
-    """z ↦ z + D(2x - z) - x with x = prox_{(c/λ)F}(z): plug-and-play ADMM on one state z.
+    """z ↦ z + D(2x - z) - x with x = prox_{(c/λ)F}(z): plug-and-play ADMM on one state z (20).
 
     D: a denoiser; at a fixed point D(2x - z) = x. The restoration is x.
     """
@@ -133,7 +133,7 @@ class Plain:
 
 
 class Momentum:
-    """Nesterov's extrapolation, restarted for an image when its residual grows."""
+    """Nesterov's extrapolation, restarted for an image when its residual grows (14)."""
 
     fallbacks = 0
 
@@ -158,7 +158,7 @@ class Momentum:
 
 
 class Anderson:
-    """Anderson acceleration (type II): the affine mix of the last T(x_i) of least mixed residual.
+    """Anderson acceleration (15): the affine mix of the last T(x_i) of least mixed residual.
 
     window: how many iterates are mixed; damping: share of T in the mix of x and T(x), in (0, 1];
     ridge: Tikhonov term of the least-squares problem, relative to its trace. Where the system is
@@ -256,7 +256,7 @@ def adam(
     learning_rate: float,
     watch: Watch | None = None,
 ) -> Solution:
-    """Adam on the image with the gradient g(x), as the public code of PnP-ReG does.
+    """Adam on the image with the gradient g(x), as the public code of PnP-ReG does (13).
 
     Step k applies N to the image under the (k mod 8)-th flip and rotation and turns the result
     back. It has no stopping rule: `converged` is False, `residual` is ‖g(x)‖/‖x‖. An image whose
@@ -309,7 +309,7 @@ def equilibrium(
     """The fixed point x* of T with its implicit gradient, and the forward solution.
 
     With v = ∂ℓ/∂x* the backward pass solves u = J_T(x*)ᵀu + v by Anderson acceleration and passes
-    u on to T, so that dℓ/dθ = uᵀ ∂T(x*; θ)/∂θ (docs/method.md, section 3). Its memory is that of
+    u on to T, so that dℓ/dθ = uᵀ ∂T(x*; θ)/∂θ (17, 18). Its memory is that of
     one application of T. backward_iterations = 0 takes u = v, the Jacobian-free gradient.
     report: called in the backward pass with the solution u, so that its residual can be seen.
     """

@@ -7,7 +7,7 @@ NETWORKS = {"rg": False}
 
 
 def loss(networks, batch, settings):
-    """E‖x* - x̂‖² / ‖x_0 - x̂‖²."""
+    """E‖x* - x̂‖² / ‖x_0 - x̂‖² (docs/method.md, eq. 30)."""
     T = ProximalGradient(networks["rg"], batch.observation, settings.scale)
     value, _, log = reconstruction_loss(T, batch, settings)
     return value, log

@@ -8,7 +8,7 @@ NETWORKS = {"rg": False}
 
 
 def loss(networks, batch, settings):
-    """E‖x* - x̂‖² / ‖x_0 - x̂‖² + β B(θ), the bound's probes also at x*.
+    """E‖x* - x̂‖² / ‖x_0 - x̂‖² + β B(θ), the bound's probes also at x* (docs/method.md, eq. 31).
 
     Where no image has a fixed point the bound alone is minimised: it makes one exist again.
     """

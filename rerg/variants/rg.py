@@ -10,7 +10,7 @@ def loss(networks, batch, settings):
     """δ ‖D(x̂+n, s) - x̂‖₁ + 0.004 ‖s² R(D(x̂+n, s)) - (x̂+n - D(x̂+n, s))‖², n of level s'.
 
     Even steps: δ = 1 and s = s'. Odd steps: δ = 0 and s is drawn independently of s'.
-    D(u, s) = u - N_D(u, s) and R = scale · N.
+    D(u, s) = u - N_D(u, s) and R = scale · N (docs/method.md, eq. 28).
     """
     true_level = batch.levels()
     noisy = batch.truth + true_level * batch.normal()

@@ -7,6 +7,6 @@ NETWORKS = {"rg": False}
 
 
 def loss(networks, batch, settings):
-    """B(θ) of the fast map, over the mix of problems."""
+    """B(θ) of the fast map, over the mix of problems (docs/method.md, eq. 29)."""
     T = ProximalGradient(networks["rg"], batch.observation, settings.scale)
     return surrogate(T, batch.truth, probes(batch.truth, batch.observation.x0, batch.rng)), {}
