@@ -44,6 +44,7 @@ wildcard_constraints:
 include: "workflow/rules/images.smk"
 include: "workflow/rules/observations.smk"
 include: "workflow/rules/models.smk"
+include: "workflow/rules/tuning.smk"
 include: "workflow/rules/restorations.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/scores.smk"

@@ -9,9 +9,11 @@ import importlib.util
 import inspect
 import json
 import logging
+import math
 import multiprocessing
 import os
 import resource
+import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -23,6 +25,7 @@ import torch
 from deepinv.optim import BaseOptim
 from torch import Tensor, nn
 
+from rerg.config import digest
 from rerg.networks import load_weights
 from rerg.problems import Observation, batch
 from rerg.restoration import batches
@@ -45,10 +48,10 @@ class Denoiser(nn.Module):
         return u - self.network(u, sigma)
 
 
-def trained_denoiser(spec: dict, weights: Path) -> Denoiser:
+def trained_denoiser(spec: dict, weights: str) -> Denoiser:
     """The denoiser of a trained variant: its conditioned network, or the blind one of `red`."""
     networks = build_networks(spec)
-    load_weights(weights, networks, {})
+    load_weights(weights, networks, {"config": digest(spec)})
     return Denoiser(networks["denoiser"] if "denoiser" in networks else networks["rg"])
 
 
@@ -80,7 +83,7 @@ def _reconstruct(name: str, y: Tensor, physics, sigma: float, /, x0: Tensor, **p
     return model(y, physics, **start)
 
 
-def load(name: str, settings: dict, folder: str | None) -> Restore:
+def load(name: str, settings: dict, folder: str) -> Restore:
     """The function of a baseline: `restore` of its file, or a call of its deepinv reconstructor."""
     if "reconstructor" in settings:
         return partial(_reconstruct, settings["reconstructor"])
@@ -89,6 +92,23 @@ def load(name: str, settings: dict, folder: str | None) -> Restore:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.restore
+
+
+def prepare(
+    name: str, settings: dict, folder: str, spec: dict | None, weights: list[str], device: str
+) -> tuple[Restore, nn.Module | None]:
+    """The function of a baseline and its denoiser, if it has one.
+
+    spec, weights: those of the variant whose denoiser it uses; else None and [].
+    """
+    denoiser = None
+    if weights:
+        denoiser = trained_denoiser(spec, weights[0])
+    elif "denoiser" in settings:
+        denoiser = published_denoiser(settings["denoiser"])
+    if denoiser is not None:
+        denoiser = denoiser.to(device).eval()
+    return load(name, settings, folder), denoiser
 
 
 def restore(
@@ -147,7 +167,7 @@ def guarded(task: Callable[[], object], timeout: float) -> tuple[object, str | N
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_send, args=(task, sender))
+    child = context.Process(target=_send, args=(task, sender, timeout))
     child.start()
     sender.close()
     try:
@@ -162,7 +182,8 @@ def guarded(task: Callable[[], object], timeout: float) -> tuple[object, str | N
         child.join()
 
 
-def _send(task: Callable[[], object], sender) -> None:
+def _send(task: Callable[[], object], sender, timeout: float) -> None:
+    signal.alarm(math.ceil(timeout) + 1)  # it ends even where the parent was killed
     try:
         result = task(), None
     except Exception as error:

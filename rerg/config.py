@@ -126,7 +126,8 @@ class Run:
         described = {}
         for name, path in self.baselines.items():
             settings = path / f"{name}.yaml"
-            described[name, str(settings)] = (read_yaml(settings) or {}) if settings.exists() else {}
+            content = read_yaml(settings) if settings.exists() else None
+            described[name, str(settings)] = {} if content is None else content
         for name, settings in config["deepinv"].items():
             described[name, f"{source}: deepinv.{name}"] = settings
         for (name, where), settings in described.items():
@@ -143,7 +144,7 @@ class Run:
         ways = files + ["reconstructor"] * ("reconstructor" in settings)
         if len(ways) != 1:
             raise InputError(
-                f"{where}: expected one of {name}.py, {name}.smk or a reconstructor, got {len(ways)}"
+                f"{where}: expected one of {name}.py, {name}.smk, a reconstructor; got {len(ways)}"
             )
         for key in ("parameters", "tune", "denoiser", "timeout"):
             if ways == [".smk"] and key in settings:

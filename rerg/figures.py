@@ -1,6 +1,7 @@
 """Figures of the benchmark. Every function takes tables or arrays and returns a Figure."""
 
 import functools
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FormatStrFormatter, NullFormatter
 from scipy.ndimage import uniform_filter
 
 from rerg.scores import INITIAL, TRUTH, psnr, read_trace
@@ -398,4 +399,70 @@ def evaluations(
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     figure.supxlabel("network evaluations", fontsize=8)
     figure.supylabel("average PSNR (dB)", fontsize=8)
+    return figure
+
+
+@_styled
+def tuning(
+    tables: Mapping[str, pd.DataFrame],
+    methods: Mapping[str, Mapping],
+    problems: Mapping[str, Mapping],
+) -> Figure:
+    """PSNR on the validation images over a tuned parameter, a panel per problem.
+
+    ``tables`` maps the method to its trials (`rerg.tuning`); a method that tunes several parameters
+    is left to its table. The values are relative to the declared one, so that all share an axis.
+    """
+    curves = {}
+    for name, table in tables.items():
+        parameters = table["parameters"].map(json.loads)
+        if len(parameters[0]) == 1:
+            (key,) = parameters[0]
+            declared = methods.get(name, {}).get("parameters", {}).get(key, 1)
+            curves[name] = table.assign(value=[p[key] / declared for p in parameters])
+    names = in_order(pd.concat(tables)["problem"], list(problems))
+    columns = min(4, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(WIDTH, 1.6 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
+    for ax, problem in zip(axes, names, strict=False):
+        for name, table in curves.items():
+            line = table[(table["problem"] == problem) & table["psnr"].notna()]
+            line = line.sort_values("value")
+            if line.empty:
+                continue
+            color = color_of(name, methods)
+            style = "-" if color != OTHER else "--"
+            ax.plot(line["value"], line["psnr"], style, color=color, linewidth=1)
+            chosen = line.loc[line["psnr"].idxmax()]
+            edge = chosen["value"] in (line["value"].min(), line["value"].max())
+            ax.plot(
+                chosen["value"],
+                chosen["psnr"],
+                "o",
+                color=color,
+                markerfacecolor="white" if edge else color,
+                markersize=4.5,
+            )
+        ax.set(xscale="log", title=short_names(problems).get(problem, problem))
+        ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    for ax in axes[len(names) :]:
+        ax.remove()
+    labels = labels_of(methods)
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=color_of(name, methods),
+            linestyle="-" if color_of(name, methods) != OTHER else "--",
+            label=labels.get(name, name),
+        )
+        for name in curves
+    ]
+    for face, label in ((OTHER, "best"), ("white", "best, on the edge of what was tried")):
+        handles.append(Line2D([], [], color=OTHER, marker="o", linestyle="", mfc=face, label=label))
+    figure.legend(handles=handles, loc="outside upper center", ncols=5)
+    figure.supxlabel("σ, or a baseline's parameter, relative to its declared value", fontsize=8)
+    figure.supylabel("average PSNR on the validation images (dB)", fontsize=8)
     return figure

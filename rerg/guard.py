@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("restorations", type=Path)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that `run` ends the program too
     given.restorations.unlink(missing_ok=True)
     reason = run(given.command, given.timeout) or fault(given.restorations, given.observations)
     if reason:

@@ -43,6 +43,10 @@ else:
         suffix=["pdf", "png"],
     )
     ARTEFACTS += expand(f"{RESULTS}/figures/training.{{suffix}}", suffix=["pdf", "png"])
+    if TUNED:
+        ARTEFACTS += expand(
+            f"{RESULTS}/figures/tuning.{{suffix}}", suffix=["pdf", "png"]
+        )
 
 
 localrules:

