@@ -44,7 +44,7 @@ class ProximalGradient:
 
 @dataclass(frozen=True)
 class GradientDescent(ProximalGradient):
-    """T(x) = x - η g(x), gradient descent (9), with η = 1/(1 + 2λ/c) for ‖A‖ ≤ 1 and N 2-Lipschitz."""
+    """T(x) = x - η g(x), gradient descent (9); η = 1/(1 + 2λ/c), for ‖A‖ ≤ 1, N 2-Lipschitz."""
 
     def field(self, x: Tensor) -> Tensor:
         """g(x) = Aᵀ(Ax - y) + (λ/c) N(x) (8)."""

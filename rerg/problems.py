@@ -52,9 +52,10 @@ def _motion(u: np.ndarray, v: np.ndarray, length: float, angle: float) -> np.nda
 def kernel_of(entry: dict, files: dict[str, str] | None = None) -> np.ndarray:
     """The kernel h (k, k) of a problem's entry, float64, summing to 1.
 
-    Convention (docs/method.md, eq. 4): (h * x)[i] = Σ_j h[j] x[i - (j - k//2)], so that tap j weighs
-    the pixel at offset k//2 - j. For a downsampling by f the kernel is centred on the block of f x f pixels that a
-    low-resolution pixel covers, at offset (f - 1)/2: a ramp stays a ramp and nothing shifts.
+    Convention (docs/method.md, eq. 4): (h * x)[i] = Σ_j h[j] x[i - (j - k//2)]; tap j weighs the
+    pixel at offset k//2 - j. For a downsampling by f the kernel is centred on the block of f x f
+    pixels that a low-resolution pixel covers, at offset (f - 1)/2: a ramp stays a ramp and nothing
+    shifts.
     `files` maps the names of kernel files to prepared files, with keys "0", "1", ...
     """
     kernel, factor = entry["kernel"], entry.get("factor", 1)
@@ -101,7 +102,7 @@ class Observation:
         return self.physics.A_adjoint(self.physics.A(x) - self.y)
 
     def prox(self, z: Tensor, t: float) -> Tensor:
-        """prox_{tF}(z) = argmin_x ½‖x - z‖² + t F(x), in closed form (docs/method.md, eq. 5 to 7)."""
+        """prox_{tF}(z) = argmin_x ½‖x - z‖² + t F(x), closed (docs/method.md, eq. 5 to 7)."""
         return self.physics.prox_l2(z, self.y, t)
 
     def with_sigma(self, sigma: float) -> "Observation":
