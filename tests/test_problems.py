@@ -127,6 +127,15 @@ def test_mask_keeps_the_fraction_that_it_promises(problem):
     torch.testing.assert_close(observation.x0, mask * x + 0.5 * (1 - mask))
 
 
+def test_noise_stays_out_of_missing_pixels():
+    entry = PROBLEMS["com80"] | {"noise": 25}
+    observation = Problem("noisy", entry).observe(
+        clean_images(1, 37, 53), [generator("test", "noisy", "0")]
+    )
+    missing = observation.physics.mask.expand_as(observation.y) == 0
+    assert torch.all(observation.y[missing] == 0) and torch.all(observation.x0[missing] == 0.5)
+
+
 def test_noise_has_its_level(name):
     _, x, observation = observed(name, (64, 64), 3)
     noise = observation.y - observation.physics.A(x)
