@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RESULTS := results/demo
 
-.PHONY: help demo test lint lock report clean
+.PHONY: help demo test baseline check-baseline lint lock report clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,21 @@ demo: .venv/installed ## train, restore, score and judge everything on embedded 
 
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest
+
+BASELINES ?=# folders with further baselines, for check-baseline
+NEW := workflow/baselines/$(NAME)
+
+baseline: ## write the folder of a new baseline: make baseline NAME=mine
+	@case '$(NAME)' in ''|[!a-zA-Z0-9]*|*[!a-zA-Z0-9_-]*) \
+		echo 'NAME: expected letters, digits, - and _: make baseline NAME=mine'; exit 1;; esac
+	@test ! -e $(NEW) || { echo '$(NEW) is there already'; exit 1; }
+	@mkdir $(NEW)
+	@for suffix in py yaml; do \
+		sed 's/NAME/$(NAME)/' workflow/template/NAME.$$suffix > $(NEW)/$(NAME).$$suffix; done
+	@echo 'wrote $(NEW); try it: make check-baseline NAME=$(NAME)'
+
+check-baseline: .venv/installed ## hold a baseline against the contract: make check-baseline NAME=mine
+	@METHOD='$(NAME)' BASELINES='$(BASELINES)' $(BIN)/python -m pytest -q --tb=short tests/test_methods.py
 
 report: .venv/installed ## one HTML with all tables, figures and claims of the demo
 	$(BIN)/snakemake --report $(RESULTS)/report.html

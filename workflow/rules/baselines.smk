@@ -15,7 +15,9 @@ def baseline_code(name):
 
 
 FUNCTIONS = [
-    m for m in run.all_methods() if METHODS[m].get("baseline") in (".py", "reconstructor")
+    m
+    for m in run.all_methods()
+    if METHODS[m].get("baseline") in (".py", "reconstructor")
 ]
 
 for group, problems_of_group in enumerate(

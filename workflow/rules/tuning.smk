@@ -47,7 +47,9 @@ if TUNED:
             splits=f"{RESULTS}/images/splits.json",
             kernels=lambda w: list(kernel_files(tuned_problems(w.tuned)).values()),
             weights=lambda w: weights_of(w.tuned),
-            baseline=lambda w: [] if w.tuned in RUN["variants"] else baseline_code(w.tuned),
+            baseline=lambda w: (
+                [] if w.tuned in RUN["variants"] else baseline_code(w.tuned)
+            ),
             code=[
                 "rerg/tuning.py",
                 "rerg/baselines.py",

@@ -1,0 +1,58 @@
+"""docs/add-a-baseline.md: all its commands run, in a copy of the repository."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from conftest import ROOT
+
+from rerg.config import Run
+
+PAGE = (ROOT / "docs" / "add-a-baseline.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of the page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_every_command_of_the_page_runs(tmp_path):
+    copy = tmp_path / "rerg"
+    shutil.copytree(
+        ROOT,
+        copy,
+        ignore=shutil.ignore_patterns(".git", ".venv", ".snakemake", "results", "__pycache__"),
+    )
+    # This environment stands for the one that make would build.
+    (copy / ".venv").mkdir()
+    (copy / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (copy / ".venv" / "installed").touch()
+    commands = "".join(blocks("sh"))
+    assert "make baseline" in commands and "make check-baseline" in commands
+    environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    environment.pop("METHOD", None)
+    done = subprocess.run(
+        ["bash", "-e"],
+        input=commands,
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = (copy / "results" / "mine" / "tables" / "embedded-test" / "psnr.md").read_text()
+    (row,) = [line for line in table.splitlines() if line.startswith("| mine")]
+    assert all(re.search(r"\d\d\.\d\d", cell) for cell in row.strip("| ").split("|")[1:])
+
+
+def test_the_reconstructor_of_the_page_is_a_method():
+    (block,) = blocks("yaml")
+    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    run = Run({**config, **yaml.safe_load(block), "comparisons": []}, ROOT, "page")
+    assert run.methods["pnp-pgd"]["label"] == "PnP-PGD"
+    assert run.variants() == ["rg"]  # whose denoiser it uses; trained from red

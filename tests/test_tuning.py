@@ -1,0 +1,87 @@
+"""Tuning: the search on a function with a known maximum, and the table of trials."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import clean_images, problem_of
+
+from rerg.baselines import restore
+from rerg.problems import generator
+from rerg.tuning import best, on_edge, search, summary, tune
+
+GRID = {"sigma_factor": [0.5, 1, 2]}
+
+
+def peak(*at: float):
+    """A function of positive parameters with its only maximum there."""
+    return lambda parameters: (
+        -sum(math.log(value / a) ** 2 for value, a in zip(parameters.values(), at, strict=True))
+    )
+
+
+@pytest.mark.parametrize("at", [0.1, 0.8, 1.3, 6])
+def test_search_comes_as_near_as_its_last_step(at):
+    trials = search(GRID, 8, peak(at))
+    parameters, _ = max(trials, key=lambda trial: trial[1])
+    reach = {0.1: 0.5 / 2 ** (1 - 2**-7), 6: 2 * 2 ** (1 - 2**-7)}  # the sum of all steps
+    expected = reach.get(at, at)
+    assert abs(math.log2(parameters["sigma_factor"] / expected)) < 2**-6
+
+
+def test_search_of_two_parameters_and_of_values_that_are_not_numbers():
+    grid = {"a": [1, 10], "b": [0.1, 1]}
+    trials = search(grid, 6, peak(2.0, 0.5))
+    parameters, _ = max(trials, key=lambda trial: trial[1])
+    assert parameters["a"] == pytest.approx(2.0, rel=0.1)
+    assert parameters["b"] == pytest.approx(0.5, rel=0.1)
+    assert len(trials) == len({tuple(p.values()) for p, _ in trials})
+    half = search(GRID, 2, lambda p: math.nan if p["sigma_factor"] > 1 else p["sigma_factor"])
+    assert on_edge(half) == []
+    assert on_edge(search(GRID, 1, peak(9.0))) == ["sigma_factor"]
+
+
+def test_trials_are_kept_not_repeated_and_the_best_is_read(tmp_path):
+    path, called = tmp_path / "m.csv", []
+
+    def trial(problem, parameters):
+        called.append((problem, parameters["sigma_factor"]))
+        if problem == "sr2":
+            return {"failed": 'crashed, "here"'}
+        return {"psnr": 30 + peak(0.8)(parameters), "network_evaluations": 3.0}
+
+    tune(path, ["den25", "sr2"], GRID, 2, lambda problem: "abc", trial)
+    count, content = len(called), path.read_bytes()
+    assert len(pd.read_csv(path)) == count == len(set(called))
+    assert best(path, "den25") == {"sigma_factor": 0.7071}
+    assert best(path, "sr2") == {}
+    tune(path, ["den25", "sr2"], GRID, 2, lambda problem: "abc", trial)
+    assert len(called) == count and path.read_bytes() == content
+    tune(path, ["den25", "sr2"], GRID, 3, lambda problem: "abc", trial)
+    assert best(path, "den25") == {"sigma_factor": 0.8409}
+    assert count < len(called) < 2 * count
+    count = len(called)
+    tune(path, ["den25"], GRID, 2, lambda problem: "another model", trial)
+    assert len(called) == count + 5 == count + len(pd.read_csv(path))
+
+
+def test_the_factor_multiplies_sigma_and_the_summary_is_the_mean_psnr():
+    problem = problem_of("den25")
+    truth = {str(i): clean_images(1, 24, 24, i) for i in range(2)}
+    observations = {
+        i: problem.observe(x, [generator("test", "den25", i)]) for i, x in truth.items()
+    }
+    seen = []
+
+    def function(y, physics, sigma, x0):
+        seen.append(sigma)
+        return x0
+
+    arrays = restore(function, observations, {"sigma_factor": 0.5})
+    assert seen == [0.5 * 25 / 255] * 2
+    row = summary(arrays, {i: x[0] for i, x in truth.items()})
+    errors = [torch.mean((observations[i].y - x) ** 2).item() for i, x in truth.items()]
+    assert row["psnr"] == pytest.approx(np.mean([-10 * math.log10(e) for e in errors]), rel=1e-5)
+    assert row["network_evaluations"] is None
