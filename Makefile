@@ -12,7 +12,7 @@ help: ## list the targets
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,baselines,slurm]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,baselines,slurm,distributed]'
 	@touch $@
 
 demo: .venv/installed ## train, restore, score and judge everything on embedded images (minutes)
@@ -52,7 +52,7 @@ lint: .venv/installed ## check format and style
 
 lock: ## renew constraints.txt from the newest versions that pyproject.toml admits
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet --disable-pip-version-check '.[test,baselines,slurm]'
+	.venv-lock/bin/pip install --quiet --disable-pip-version-check '.[test,baselines,slurm,distributed]'
 	.venv-lock/bin/pip freeze --exclude rerg > constraints.txt
 	rm -rf .venv-lock
 

@@ -159,6 +159,12 @@ class Run:
 
     def _check_names(self, source: str) -> None:
         config = self.config
+        batch, processes = config["training"]["batch"], config["training"]["processes"]
+        if batch % processes:
+            raise InputError(
+                f"{source}: training.batch: expected a multiple of training.processes, "
+                f"{processes}, got {batch}"
+            )
         for split in SPLITS:
             names = config["datasets"][split]
             _known(names, self.datasets, source, f"datasets.{split}", "dataset")

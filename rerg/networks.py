@@ -17,8 +17,9 @@ class UNet(nn.Module):
     """A bias-free UNet from (B, 3, H, W) to (B, 3, H, W), for any H and W.
 
     channels: widths of the four scales; blocks: residual blocks per scale. `conditioned` adds an
-    input channel that holds a noise level. `evaluations` counts the passes through the network,
-    forward and backward, each over one batch.
+    input channel that holds a noise level. `passes` counts those through the network, forward and
+    backward, each over one batch. `precision` bf16 runs the network's convolutions in bfloat16;
+    weights, input and output stay float32.
     """
 
     def __init__(self, channels: list[int], blocks: int, conditioned: bool = False):
@@ -32,7 +33,13 @@ class UNet(nn.Module):
             pretrained=None,
         ).to(memory_format=torch.channels_last)
         self.conditioned = conditioned
-        self.evaluations = 0
+        self.passes = [0, 0]
+        self.precision = "float32"
+
+    @property
+    def evaluations(self) -> int:
+        """Passes so far, forward and backward."""
+        return sum(self.passes)
 
     def forward(self, x: Tensor, level: Tensor | float | None = None) -> Tensor:
         """N(x), or N(x, level) with a noise level in [0, 1], one per image or one for all."""
@@ -42,14 +49,17 @@ class UNet(nn.Module):
         if self.conditioned:
             level = torch.as_tensor(level, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
             z = torch.cat([z, level.expand(len(z), 1, *z.shape[-2:])], 1)
-        out = self.unet.forward_unet(z.contiguous(memory_format=torch.channels_last))
-        self.evaluations += 1
+        low = self.precision == "bf16"
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+            out = self.unet.forward_unet(z.contiguous(memory_format=torch.channels_last))
+        out = out.to(x.dtype)
+        self.passes[0] += 1
         if out.requires_grad:
             out.register_hook(self._count)
         return out[..., :height, :width]
 
     def _count(self, _: Tensor) -> None:
-        self.evaluations += 1
+        self.passes[1] += 1
 
 
 def build(spec: dict, conditioned: bool, seed: int) -> UNet:

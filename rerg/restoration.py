@@ -2,7 +2,6 @@
 
 import json
 import logging
-import resource
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from rerg.bound import error_bound, iteration_bound, radial_factor, rms
 from rerg.config import digest
+from rerg.devices import peak_memory_mb
 from rerg.equilibrium import Map, Momentum, ProximalGradient, Solution, adam, fixed_point
 from rerg.problems import Observation, batch
 from rerg.variants import restoring_map
@@ -102,12 +102,6 @@ def measure_bound(T: ProximalGradient, x: Tensor, truth: Tensor, iterates: int) 
     ]
 
 
-def _peak_memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
 def _clock(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -145,7 +139,7 @@ def restore_batch(
             "residual": float(solution.residual[i]),
             "converged": bool(solution.converged[i]) if solver != "adam" else None,
             "seconds": seconds,
-            "peak_memory_mb": _peak_memory_mb(device),
+            "peak_memory_mb": peak_memory_mb(device),
             "device": device.type,
         }
         for i in range(len(x))

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rerg.config import InputError, digest
-from rerg.networks import build, copy_weights
+from rerg.devices import peak_memory_mb
+from rerg.images import Crops
+from rerg.networks import build, copy_weights, load_weights
+from rerg.parallel import Group
 from rerg.problems import Problem
 from rerg.variants import Batch, Settings, module
 
@@ -74,14 +77,37 @@ def take_step(
     """One step of the optimizer; a step without a finite loss or gradient changes nothing."""
     loss, row = module(variant).loss(networks, batch, settings)
     if loss is None:
-        return {"loss": math.nan, "skipped": 1, **row}
+        return average(batch.group, {"loss": math.nan, "skipped": 1, **row})
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    batch.group.average_gradients(networks)
     norm = nn.utils.clip_grad_norm_(networks.parameters(), clip)
-    sound = bool(torch.isfinite(norm)) and bool(torch.isfinite(loss))
+    sound = bool(torch.isfinite(norm) & torch.isfinite(batch.group.mean(loss.detach())))
     if sound:
         optimizer.step()
-    return {"loss": loss.item(), "skipped": int(not sound), "gradient": norm.item(), **row}
+    row = {"loss": loss.item(), "skipped": int(not sound), "gradient": norm.item(), **row}
+    return average(batch.group, row)
+
+
+def average(group: Group, row: dict[str, float]) -> dict[str, float]:
+    """The mean of a row over the processes; of a median it is the mean of their medians."""
+    if group.size == 1:
+        return row
+    return dict(zip(row, group.mean(torch.tensor(list(row.values()))).tolist(), strict=True))
+
+
+def agree(group: Group, networks: nn.ModuleDict, stopped: bool) -> bool:
+    """Give all processes the same count of passes, that of the slowest; whether any is stopped.
+
+    A batch takes as many passes as its slowest image, so the count is that of one process.
+    """
+    if group.size == 1:
+        return stopped
+    passes = [count for network in networks.values() for count in network.passes]
+    *passes, signals = group.max(torch.tensor([*passes, int(stopped)])).tolist()
+    for i, network in enumerate(networks.values()):
+        network.passes = passes[2 * i : 2 * i + 2]
+    return bool(signals)
 
 
 def _differences(here: dict, there: dict, prefix: str = "") -> list[str]:
@@ -134,15 +160,17 @@ def train(
     device: str = "cpu",
     log_every: int = 20,
     checkpoint_every: float = 60.0,
+    group: Group | None = None,
 ) -> tuple[nn.ModuleDict, list[dict]]:
     """Train a variant until its budget of network evaluations is spent.
 
     spec: variant, settings (evaluations, learning_rate, beta), network, training (crop, batch,
-    clip), equilibrium, problems (trained entries) and seed: all that the result depends on, with
-    the images.
+    clip, precision), equilibrium, problems (trained entries) and seed: all that the result depends
+    on, with the images. group: the processes that share every step, else this one alone.
     Returns the networks and a row per `log_every` steps. A killed training goes on from its
     checkpoint and ends with the weights of an unbroken one.
     """
+    group = group or Group()
     variant, budget = spec["variant"], spec["settings"]["evaluations"]
     settings, clip = settings_of(spec), spec["training"]["clip"]
     problems = [Problem(name, entry, kernels) for name, entry in spec["problems"].items()]
@@ -150,35 +178,41 @@ def train(
     if start is not None:
         start_from(networks, start)
     networks.to(device)
+    for network in networks.values():
+        network.precision = spec["training"]["precision"]
     optimizer = torch.optim.Adam(networks.parameters(), lr=spec["settings"]["learning_rate"])
     step, rows, window, seconds = 0, [], [], 0.0
     if state := load_checkpoint(checkpoint, spec):
         networks.load_state_dict(state["networks"])
         optimizer.load_state_dict(state["optimizer"])
         step, rows, window, seconds = (state[k] for k in ("step", "rows", "window", "seconds"))
-        for network, spent in zip(networks.values(), state["evaluations"], strict=True):
-            network.evaluations = spent
+        for network, passes in zip(networks.values(), state["passes"], strict=True):
+            network.passes = list(passes)
         log.info("resumed from %s at step %d", checkpoint, step)
 
     stopped = []
     previous = signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     began = saved = time.monotonic()
     before = seconds
-    bar = tqdm(total=budget, initial=evaluations_of(networks), unit="eval", disable=None)
+    quiet = True if group.rank else None
+    bar = tqdm(total=budget, initial=evaluations_of(networks), unit="eval", disable=quiet)
     try:
         while (spent := evaluations_of(networks)) < budget:
             optimizer.param_groups[0]["lr"] = learning_rate(spec["settings"], step, spent)
-            batch = draw_batch(crops, problems, spec["seed"], step).to(device)
+            batch = draw_batch(crops, problems, spec["seed"], step).part(group).to(device)
             row = take_step(variant, networks, optimizer, batch, settings, clip)
+            stop = agree(group, networks, bool(stopped))
             window.append(row)
             step += 1
             bar.update(min(evaluations_of(networks), budget) - bar.n)
             seconds = before + time.monotonic() - began
             if step % log_every == 0 or evaluations_of(networks) >= budget:
-                rows.append(summarise(window, step, evaluations_of(networks), seconds))
+                row = summarise(window, step, evaluations_of(networks), seconds)
+                rows.append({**row, "memory_mb": peak_memory_mb(device)})
                 window = []
                 log.info("%s", progress(rows[-1], budget))
-            if stopped or time.monotonic() - saved >= checkpoint_every:
+            due = time.monotonic() - saved >= checkpoint_every
+            if (stop or due or evaluations_of(networks) >= budget) and group.rank == 0:
                 state = {
                     "spec": spec,
                     "networks": networks.state_dict(),
@@ -187,11 +221,12 @@ def train(
                     "rows": rows,
                     "window": window,
                     "seconds": seconds,
-                    "evaluations": [network.evaluations for network in networks.values()],
+                    "passes": [network.passes for network in networks.values()],
                 }
                 save_checkpoint(checkpoint, state)
                 saved = time.monotonic()
-            if stopped:
+            if stop:
+                group.wait()  # Fabric kills the others once one has ended
                 log.warning("stopped by SIGTERM at step %d; %s keeps it", step, checkpoint)
                 raise SystemExit(143)
     finally:
@@ -226,6 +261,30 @@ def progress(row: dict, budget: int) -> str:
     return (
         f"step {row['step']} evaluations {row['evaluations']}/{budget} {numbers} "
         f"rate {rate:.1f}/s remaining {remaining:.0f} s"
+    )
+
+
+def train_job(job: dict, group: Group | None = None) -> tuple[nn.ModuleDict, list[dict]]:
+    """`train` from what the rule knows, all of it plain values and paths.
+
+    job: spec, start (a weights file or None), images (prepared files), checkpoint, kernels,
+    device, threads, log_every, checkpoint_every.
+    """
+    torch.set_num_threads(job["threads"])
+    spec, start = job["spec"], None
+    if job["start"]:
+        start = build_networks({**spec, "variant": spec["settings"]["start"]})
+        load_weights(job["start"], start, {"network": spec["network"]})
+    return train(
+        spec,
+        Crops(job["images"], spec["training"]["crop"], spec["training"]["batch"]),
+        start,
+        Path(job["checkpoint"]),
+        kernels=job["kernels"],
+        device=job["device"],
+        log_every=job["log_every"],
+        checkpoint_every=job["checkpoint_every"],
+        group=group,
     )
 
 

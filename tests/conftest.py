@@ -79,7 +79,7 @@ def spec_of(variant: str, evaluations: int, **settings) -> dict:
         "variant": variant,
         "settings": {"evaluations": evaluations, "learning_rate": 1e-3, "beta": 0.05, **settings},
         "network": {"channels": [8, 8, 16, 16], "blocks": 1, "scale": 400},
-        "training": {"crop": 32, "batch": 4, "clip": 1.0},
+        "training": {"crop": 32, "batch": 4, "clip": 1.0, "precision": "float32"},
         "equilibrium": {
             "iterations": 30,
             "tolerance": 1e-3,

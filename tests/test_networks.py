@@ -138,3 +138,17 @@ def test_missing_or_broken_descriptions_are_refused(saved):
     assert "expected a JSON description" in refusal(path, networks)
     about.unlink()
     assert "no such file" in refusal(path, networks)
+
+
+def test_bf16_is_close_to_float32_and_stays_float32_outside():
+    network = build(SPEC, True, 0)
+    x = white((2, 3, 16, 16)).requires_grad_()
+    exact = network(x, 0.1)
+    (gradient,) = torch.autograd.grad(exact.square().sum(), x)
+    network.precision = "bf16"
+    rough = network(x, 0.1)
+    (rough_gradient,) = torch.autograd.grad(rough.square().sum(), x)
+    assert rough.dtype == rough_gradient.dtype == torch.float32
+    for a, b in ((exact, rough), (gradient, rough_gradient)):
+        error = (a - b).norm() / a.norm()
+        assert 1e-5 < error < 3e-2  # bfloat16 has 8 bits, and was used

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,8 @@ def test_resumes_bit_for_bit(variant, trained, tmp_path):
     assert equal(unbroken, resumed)
     assert evaluations_of(resumed) == evaluations_of(unbroken) >= spec["settings"]["evaluations"]
     for row, other in zip(rows, resumed_rows, strict=True):
-        assert {**row, "seconds": 0} == {**other, "seconds": 0}
+        measured = {"seconds": 0, "memory_mb": 0}
+        assert {**row, **measured} == {**other, **measured}
 
 
 SCRIPT = """
@@ -105,7 +107,10 @@ def test_sigterm_keeps_a_checkpoint_that_resumes_bit_for_bit(tmp_path):
     [
         ({"seed": 1}, "seed is 0 there and 1 here"),
         ({"network": {"channels": [4] * 4, "blocks": 1, "scale": 400}}, "network.channels is"),
-        ({"training": {"crop": 32, "batch": 5, "clip": 1.0}}, "training.batch is 4 there"),
+        (
+            {"training": {"crop": 32, "batch": 5, "clip": 1.0, "precision": "float32"}},
+            "training.batch is 4 there",
+        ),
     ],
 )
 def test_checkpoint_of_another_config_is_refused(change, key, tmp_path):
@@ -130,6 +135,32 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
         save_checkpoint(path, {"spec": spec, "step": 8})
     assert path.read_bytes() == whole
     assert load_checkpoint(path, spec)["step"] == 7
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import torch
+from rerg.training import save_checkpoint
+for step in range(10**6):
+    state = {"spec": {}, "step": step, "weights": torch.full((10**6,), float(step))}
+    save_checkpoint(Path(sys.argv[1]), state)
+"""
+
+
+def test_a_sigkill_in_mid_write_leaves_the_last_checkpoint(tmp_path):
+    path, partial = tmp_path / "state.ckpt", tmp_path / "state.partial"
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)])
+    while process.poll() is None:
+        process.send_signal(signal.SIGSTOP)  # a look at it must not race with it
+        if path.exists() and partial.exists() and 0 < partial.stat().st_size < 3 * 10**6:
+            break
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    state = load_checkpoint(path, {})
+    assert bool((state["weights"] == state["step"]).all())
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])

@@ -5,7 +5,7 @@ A variant's module has `NETWORKS`, the networks that it trains (name to "has a n
 """
 
 import importlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rerg.equilibrium import ADMM, GradientDescent, Map, Momentum, ProximalGradient, equilibrium
+from rerg.parallel import Group, Part
 from rerg.problems import Observation
 
 VARIANTS = ("red", "rg", "rg1", "deqgd", "rerg", "mtdeq")
@@ -22,16 +23,28 @@ GREY_LEVEL = 1 / 255  # an initial image closer than that weighs no more: flat n
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean crops x̂ (B, 3, s, s), an observation of them, and the generator of this step."""
+    """Clean crops x̂ (B, 3, s, s), an observation of them, and the generator of this step.
+
+    group: the processes that share the step, each with a part of its images.
+    """
 
     truth: Tensor
     observation: Observation
-    rng: np.random.Generator
+    rng: np.random.Generator | Part
     step: int
+    group: Group = field(default_factory=Group)
 
     def to(self, device: str) -> "Batch":
         """The same batch on a device."""
         return replace(self, truth=self.truth.to(device), observation=self.observation.to(device))
+
+    def part(self, group: Group) -> "Batch":
+        """What one of several processes takes of the batch."""
+        if group.size == 1:
+            return self
+        mine = group.part(len(self.truth))
+        rng = Part(self.rng, group)
+        return Batch(self.truth[mine], self.observation[mine], rng, self.step, group)
 
     def normal(self) -> Tensor:
         """Standard normal noise of the shape of x̂."""
@@ -98,9 +111,10 @@ def reconstruction_loss(T: Map, batch: Batch, settings: Settings):
         "lost": 1 - kept.float().mean().item(),
         "residual": solution.residual.median().item(),
     }
-    if not bool(kept.any()):
+    count = batch.group.mean(kept.sum().to(x))  # as the mean is over the images of all processes
+    if not bool(count):
         return None, x, log
     error = (x - batch.truth).square().flatten(1).mean(1)
     start = (batch.observation.x0 - batch.truth).square().flatten(1).mean(1)
     start = start.clamp_min(GREY_LEVEL**2)
-    return (error / start)[kept].mean(), x, log
+    return (error / start)[kept].sum() / count, x, log

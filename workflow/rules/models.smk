@@ -5,7 +5,7 @@ def training_spec(variant):
         "variant": variant,
         "settings": {k: v for k, v in RUN["variants"][variant].items() if k != "threads"},
         "network": RUN["network"],
-        "training": {k: RUN["training"][k] for k in ("crop", "batch", "clip")},
+        "training": {k: RUN["training"][k] for k in ("crop", "batch", "clip", "precision")},
         "equilibrium": RUN["equilibrium"],
         "problems": TRAINED,
         "seed": RUN["seed"],
@@ -26,6 +26,7 @@ rule train:
         kernels=list(kernel_files(TRAINED).values()),
         code=[
             "rerg/training.py",
+            "rerg/parallel.py",
             "rerg/variants/__init__.py",
             "rerg/variants/{variant}.py",
             "rerg/networks.py",
@@ -50,13 +51,14 @@ rule train:
         variant="|".join(RUN["variants"]),
     threads: lambda w: RUN["variants"][w.variant]["threads"]
     resources:
-        gpu=GPU,
-        mem_mb=4000,
+        gpu=GPU * RUN["training"]["processes"],
+        mem_mb=4000 * RUN["training"]["processes"],
         runtime=RUN["training"]["runtime"],
     params:
         spec=lambda w: training_spec(w.variant),
         kernels=kernel_files(TRAINED),
         device=RUN["device"],
+        processes=RUN["training"]["processes"],
         # No output: Snakemake deletes the outputs of a job that was killed.
         checkpoint=f"{RESULTS}/checkpoints/{{variant}}.ckpt",
         log_every=RUN["training"]["log_every"],

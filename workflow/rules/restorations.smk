@@ -60,6 +60,6 @@ for group, problems_of_group in enumerate(
                 batch=RUN["restoration"]["batch"],
                 bound_iterates=RUN["restoration"]["bound_iterates"],
                 device=RUN["device"],
-                partial=f"{RESULTS}/checkpoints/{{dataset}}.{{method}}",
+                partial=f"{RESULTS}/checkpoints/{{dataset}}.{{method}}.{problems[0]}",
             script:
                 "../scripts/restore.py"

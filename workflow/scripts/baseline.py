@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from rerg.baselines import guarded, prepare, restore
+from rerg.devices import claim
 from rerg.problems import load_observations
 from rerg.script import logged
 from rerg.tuning import best
@@ -31,6 +32,7 @@ def restorations(source, name):
 with logged(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
     name, timeout = snakemake.wildcards.method, snakemake.params.settings["timeout"]
+    claim(snakemake.params.device)
     for source, target in zip(snakemake.input.observations, snakemake.output, strict=True):
         arrays, reason = guarded(partial(restorations, source, name), timeout)
         if reason:

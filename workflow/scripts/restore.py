@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from rerg.config import digest
+from rerg.devices import claim
 from rerg.networks import load_weights
 from rerg.problems import load_observations
 from rerg.restoration import restore
@@ -18,6 +19,7 @@ from rerg.tuning import FACTOR, best
 with logged(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
     params, device = snakemake.params, snakemake.params.device
+    claim(device)
     networks = build_networks(params.spec)
     about = load_weights(snakemake.input.weights, networks, {"config": digest(params.spec)})
     networks.to(device).requires_grad_(False)

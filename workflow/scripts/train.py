@@ -3,31 +3,31 @@
 from pathlib import Path
 
 import pandas as pd
-import torch
 
-from rerg.images import Crops
-from rerg.networks import load_weights, save_weights
+from rerg.devices import claim
+from rerg.networks import save_weights
+from rerg.parallel import spread
 from rerg.script import logged
-from rerg.training import build_networks, describe, train
+from rerg.training import describe, train_job
 
 with logged(snakemake.log[0]):
-    torch.set_num_threads(snakemake.threads)
-    spec, checkpoint = snakemake.params.spec, Path(snakemake.params.checkpoint)
-    start = None
-    if snakemake.input.start:
-        start = build_networks({**spec, "variant": spec["settings"]["start"]})
-        load_weights(snakemake.input.start[0], start, {"network": spec["network"]})
-    crops = Crops(snakemake.input.images, spec["training"]["crop"], spec["training"]["batch"])
-    networks, rows = train(
-        spec,
-        crops,
-        start,
-        checkpoint,
-        kernels=snakemake.params.kernels,
-        device=snakemake.params.device,
-        log_every=snakemake.params.log_every,
-        checkpoint_every=snakemake.params.checkpoint_every,
-    )
+    params = snakemake.params
+    claim(params.device, params.processes)
+    job = {
+        "spec": params.spec,
+        "start": next(iter(snakemake.input.start), None),
+        "images": list(snakemake.input.images),
+        "checkpoint": params.checkpoint,
+        "kernels": params.kernels,
+        "device": params.device,
+        "threads": snakemake.threads,
+        "log_every": params.log_every,
+        "checkpoint_every": params.checkpoint_every,
+        "log": snakemake.log[0],
+    }
+    if params.processes > 1:
+        spread(job, params.processes)  # the budget is spent then, and what follows reads it
+    networks, rows = train_job(job)
     pd.DataFrame(rows).to_csv(snakemake.output.curve, index=False, float_format="%.6g")
-    save_weights(snakemake.output.weights, networks, describe(spec, rows))
-    checkpoint.unlink(missing_ok=True)
+    save_weights(snakemake.output.weights, networks, describe(params.spec, rows))
+    Path(params.checkpoint).unlink(missing_ok=True)

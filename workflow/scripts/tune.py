@@ -8,6 +8,7 @@ import torch
 
 from rerg.baselines import guarded, prepare, restore
 from rerg.config import digest
+from rerg.devices import claim
 from rerg.networks import load_weights
 from rerg.problems import Problem
 from rerg.restoration import restore as restore_by_variant
@@ -73,6 +74,7 @@ def try_variant(networks, observed, problem, parameters):
 
 with logged(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
+    claim(params.device)
     grid, trial = settings.get("tune"), try_baseline
     if grid is None:
         networks = build_networks(params.spec)

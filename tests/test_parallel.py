@@ -1,0 +1,128 @@
+"""Training in two processes: the same batch, and the weights of one process within rounding."""
+
+import functools
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import clean_images, spec_of
+
+from rerg.networks import save_weights
+from rerg.parallel import Group, Part, spread
+from rerg.training import evaluations_of, load_checkpoint, train_job
+
+BUDGET = {"rg": 60, "rerg": 240}
+DRIVER = """
+import json, sys
+from rerg.parallel import spread
+spread(json.loads(sys.argv[1]), 2)
+"""
+
+
+@pytest.fixture(scope="module")
+def files(trained, tmp_path_factory):
+    """Prepared images, and weights to start from: a DEQ needs an RG that has fixed points."""
+    folder = tmp_path_factory.mktemp("parallel")
+    with h5py.File(folder / "images.h5", "w") as file:
+        for i, image in enumerate(clean_images(6, 40, 44)):
+            file[str(i)] = (255 * image.permute(1, 2, 0)).byte().numpy()
+    about = {"network": spec_of("red", 1)["network"]}
+    save_weights(folder / "red.safetensors", trained, about)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared(files):
+    """The job of a variant that two processes have done, done once."""
+    pytest.importorskip("lightning_fabric")
+
+    @functools.cache
+    def done(variant):
+        job = job_of(variant, files, files / "shared")
+        spread(job, 2)
+        return job
+
+    return done
+
+
+def job_of(variant, files, folder):
+    return {
+        "spec": spec_of(variant, BUDGET[variant], start="red"),
+        "start": str(files / "red.safetensors"),
+        "images": [str(files / "images.h5")],
+        "checkpoint": str(folder / f"{variant}.ckpt"),
+        "kernels": {},
+        "device": "cpu",
+        "threads": 1,
+        "log_every": 1,
+        "checkpoint_every": 0,
+        "log": str(folder / f"{variant}.log"),
+    }
+
+
+def vector(networks):
+    return torch.cat([p.detach().flatten() for p in networks.parameters()])
+
+
+def test_parts_are_the_draws_of_one_process():
+    def draws(rng):
+        n = 3 if isinstance(rng, Part) else 6
+        noise = rng.standard_normal((n, 2, 4), "float32")
+        return noise, rng.uniform(0, 2, (n, 1)), rng.integers(1000)
+
+    whole = draws(np.random.default_rng(5))
+    parts = [draws(Part(np.random.default_rng(5), Group(rank, 2))) for rank in range(2)]
+    for kind in range(2):
+        joined = np.concatenate([part[kind] for part in parts])
+        np.testing.assert_array_equal(joined, whole[kind])
+    assert parts[0][2] == parts[1][2] == whole[2]
+
+
+@pytest.mark.parametrize("variant", BUDGET)
+def test_two_processes_train_what_one_trains(variant, files, shared, tmp_path):
+    one, one_rows = train_job(job_of(variant, files, tmp_path))
+    job = shared(variant)
+    state = load_checkpoint(Path(job["checkpoint"]), job["spec"])
+    assert state["step"] == one_rows[-1]["step"]  # all was done by the two
+    assert "step 1 evaluations" in Path(job["log"]).read_text()
+    two, two_rows = train_job(job)
+
+    assert evaluations_of(two) == evaluations_of(one)
+    for a, b in zip(one_rows, two_rows, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-2)
+    moved = vector(one) - vector(begun(job))
+    assert (vector(two) - vector(one)).norm() < 0.02 * moved.norm()
+
+
+def begun(job):
+    """The networks of a job before their first step."""
+    spec = {**job["spec"], "settings": {**job["spec"]["settings"], "evaluations": 0}}
+    networks, _ = train_job({**job, "spec": spec, "checkpoint": job["checkpoint"] + ".none"})
+    return networks
+
+
+def test_sigterm_stops_two_processes_at_one_step(files, shared, tmp_path):
+    whole = shared("rerg")
+    job = job_of("rerg", files, tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(job)])
+    checkpoint = tmp_path / "rerg.ckpt"
+    end = time.monotonic() + 120
+    while not checkpoint.exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    stopped = load_checkpoint(checkpoint, job["spec"])
+    unbroken = load_checkpoint(Path(whole["checkpoint"]), job["spec"])
+    assert 0 < stopped["step"] < unbroken["step"]
+    spread(job, 2)
+    resumed = load_checkpoint(checkpoint, job["spec"])
+    for key, value in unbroken["networks"].items():
+        assert torch.equal(value, resumed["networks"][key]), key
