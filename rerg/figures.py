@@ -444,25 +444,23 @@ def tuning(
                 markerfacecolor="white" if edge else color,
                 markersize=4.5,
             )
-        ax.set(xscale="log", title=short_names(problems).get(problem, problem))
+        ax.set_xscale("log", base=2)
+        ax.set_title(short_names(problems).get(problem, problem))
         ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.tick_params(labelbottom=True)
     for ax in axes[len(names) :]:
         ax.remove()
     labels = labels_of(methods)
     handles = [
-        Line2D(
-            [],
-            [],
-            color=color_of(name, methods),
-            linestyle="-" if color_of(name, methods) != OTHER else "--",
-            label=labels.get(name, name),
-        )
-        for name in curves
+        Line2D([], [], color=COLORS[name], label=labels.get(name, name))
+        for name in in_order(pd.Series(list(curves)), list(COLORS))
+        if name in COLORS
     ]
-    for face, label in ((OTHER, "best"), ("white", "best, on the edge of what was tried")):
+    if len(handles) < len(curves):
+        handles.append(Line2D([], [], color=OTHER, linestyle="--", label="baselines"))
+    for face, label in ((OTHER, "best"), ("white", "best, on the edge")):
         handles.append(Line2D([], [], color=OTHER, marker="o", linestyle="", mfc=face, label=label))
-    figure.legend(handles=handles, loc="outside upper center", ncols=5)
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     figure.supxlabel("σ, or a baseline's parameter, relative to its declared value", fontsize=8)
     figure.supylabel("average PSNR on the validation images (dB)", fontsize=8)
     return figure

@@ -23,7 +23,7 @@ from conftest import ROOT, clean_images, crops, problem_of, spec_of
 from safetensors.numpy import save_file
 
 from rerg.baselines import guarded, prepare, restore
-from rerg.config import Run, digest
+from rerg.config import InputError, Run, digest
 from rerg.guard import fault
 from rerg.networks import save_weights
 from rerg.problems import generator, load_observations, save_observations
@@ -285,3 +285,23 @@ def test_bad_baselines_leave_a_reason_and_hurt_no_other(observed, tmp_path):
     for name, reason in REASONS.items():
         assert scores[name].isna().all()
         assert str(np.load(restorations / f"{name}.npz")["failed"]) == reason
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"m.yaml": "label: M"}, "m.yaml: expected one of m.py, m.smk, a reconstructor; got 0"),
+        ({"m.py": "", "m.smk": ""}, "m.yaml: expected one of m.py, m.smk, a reconstructor; got 2"),
+        ({"m.py": "", "m.yaml": "lable: M"}, "m.yaml: lable: unknown key; did you mean label?"),
+        ({"m.py": "", "m.yaml": "problems: [blurr]"}, "problem or operator blurr; did you mean"),
+        ({"m.py": "", "m.yaml": "tune: {a: [1, 2]}"}, "m.yaml: tune: unknown parameter a"),
+        ({"m.smk": "", "m.yaml": "timeout: 3"}, "timeout: m.smk runs alone, and would not read it"),
+    ],
+)
+def test_a_fault_of_a_folder_is_one_line(files, expected, tmp_path):
+    (tmp_path / "m").mkdir()
+    for name, content in files.items():
+        (tmp_path / "m" / name).write_text(content)
+    with pytest.raises(InputError) as error:
+        Run({**CONFIG, **CHANGES, "baselines": [str(tmp_path)]}, ROOT, "test")
+    assert expected in str(error.value) and "\n" not in str(error.value)

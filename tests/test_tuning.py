@@ -1,5 +1,6 @@
 """Tuning: the search on a function with a known maximum, and the table of trials."""
 
+import json
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from conftest import clean_images, problem_of
 
+from rerg import figures
 from rerg.baselines import restore
 from rerg.problems import generator
 from rerg.tuning import best, on_edge, search, summary, tune
@@ -85,3 +87,29 @@ def test_the_factor_multiplies_sigma_and_the_summary_is_the_mean_psnr():
     errors = [torch.mean((observations[i].y - x) ** 2).item() for i, x in truth.items()]
     assert row["psnr"] == pytest.approx(np.mean([-10 * math.log10(e) for e in errors]), rel=1e-5)
     assert row["network_evaluations"] is None
+
+
+def test_the_figure_marks_the_best_hollow_where_it_is_on_the_edge():
+    problems = {"den25": {"short": "den 25", "label": "Denoising", "trained": True}}
+    methods = {
+        "rg": {"label": "RG", "variant": "rg", "solver": "fast"},
+        "tv": {"label": "TV", "baseline": ".py", "parameters": {"weight": 4}},
+    }
+    rows = {"rg": [("sigma_factor", [1, 2, 4], [20, 22, 21])], "tv": [("weight", [4, 8], [18, 19])]}
+    tables = {
+        name: pd.DataFrame(
+            {
+                "problem": "den25",
+                "parameters": [json.dumps({key: value}) for value in values],
+                "psnr": quality,
+            }
+        )
+        for name, ((key, values, quality),) in rows.items()
+    }
+    (ax,) = figures.tuning(tables, methods, problems).axes
+    curve, best_rg, _, best_tv = ax.lines
+    assert list(curve.get_xdata()) == [1, 2, 4]
+    assert best_rg.get_xydata().tolist() == [[2, 22]]
+    assert best_rg.get_markerfacecolor() == figures.COLORS["rg"]
+    assert best_tv.get_xydata().tolist() == [[2, 19]]  # 8, relative to 4
+    assert best_tv.get_markerfacecolor() == "white"
