@@ -96,7 +96,7 @@ def observed(tmp_path_factory) -> tuple[Path, dict]:
 def network_of(variant: str, folder: Path) -> torch.nn.ModuleDict:
     """A variant trained for a moment: enough to restore with it, too little to judge it."""
     start = None if variant == "red" else network_of("red", folder)
-    networks, _ = train(spec_of(variant, 40), crops, start, folder / variant)
+    networks, _ = train(spec_of(variant, 40), crops, start, folder / f"{variant}.ckpt")
     return networks.requires_grad_(False)
 
 
