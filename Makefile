@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RESULTS := results/demo
 
-.PHONY: help demo test baseline check-baseline lint lock report clean
+.PHONY: help demo test test-cluster baseline check-baseline lint lock report clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,9 @@ demo: .venv/installed ## train, restore, score and judge everything on embedded 
 
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest
+
+test-cluster: .venv/installed ## run on a real Slurm on this machine (minutes; root, Debian or Ubuntu)
+	$(BIN)/python -m pytest -rs --durations=0 tests/cluster
 
 BASELINES ?=# folders with further baselines, for check-baseline
 NEW := workflow/baselines/$(NAME)

@@ -32,6 +32,14 @@ def batched(problems):
     return [list(problems)[i : i + n] for i in range(0, len(problems), n)]
 
 
+def shared(problems):
+    """As `batched`; where each problem has a job of its own, one rule with a wildcard for all.
+
+    Snakemake tries every rule of restorations for every restoration, so they have to be few.
+    """
+    return batched(problems) if RUN["problems_per_job"] > 1 else [["{problem}"]]
+
+
 report: "workflow/report/workflow.rst"
 
 

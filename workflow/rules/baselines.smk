@@ -26,11 +26,11 @@ for group, problems_of_group in enumerate(
     methods_of_group = [
         m for m in FUNCTIONS if tuple(run.problems_of(m)) == problems_of_group
     ]
-    for problems in batched(problems_of_group):
+    for problems in shared(problems_of_group):
 
         rule:
             name:
-                f"baseline_{group}_{problems[0]}"
+                f"baseline_{group}_{problems[0].strip('{}')}"
             input:
                 observations=expand(
                     f"{RESULTS}/observations/{{{{dataset}}}}/{{problem}}.npz",
@@ -56,6 +56,7 @@ for group, problems_of_group in enumerate(
                 f"{RESULTS}/benchmarks/restore.{{dataset}}.{{method}}.{problems[0]}.tsv"
             wildcard_constraints:
                 method="|".join(methods_of_group),
+                problem="|".join(problems_of_group),
             threads: RUN["restoration"]["threads"]
             resources:
                 gpu=GPU,

@@ -3,9 +3,13 @@ def training_spec(variant):
     """All that a model depends on, with the images and the code."""
     return {
         "variant": variant,
-        "settings": {k: v for k, v in RUN["variants"][variant].items() if k != "threads"},
+        "settings": {
+            k: v for k, v in RUN["variants"][variant].items() if k != "threads"
+        },
         "network": RUN["network"],
-        "training": {k: RUN["training"][k] for k in ("crop", "batch", "clip", "precision")},
+        "training": {
+            k: RUN["training"][k] for k in ("crop", "batch", "clip", "precision")
+        },
         "equilibrium": RUN["equilibrium"],
         "problems": TRAINED,
         "seed": RUN["seed"],
@@ -21,7 +25,9 @@ rule train:
     """One variant, trained until its budget of network evaluations is spent."""
     input:
         start=warm_start,
-        images=expand(f"{RESULTS}/images/{{dataset}}.h5", dataset=RUN["datasets"]["train"]),
+        images=expand(
+            f"{RESULTS}/images/{{dataset}}.h5", dataset=RUN["datasets"]["train"]
+        ),
         splits=f"{RESULTS}/images/splits.json",
         kernels=list(kernel_files(TRAINED).values()),
         code=[

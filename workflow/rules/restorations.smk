@@ -11,11 +11,11 @@ for group, problems_of_group in enumerate(
     methods_of_group = [
         m for m in VARIANT_METHODS if tuple(run.problems_of(m)) == problems_of_group
     ]
-    for problems in batched(problems_of_group):
+    for problems in shared(problems_of_group):
 
         rule:
             name:
-                f"restore_{group}_{problems[0]}"
+                f"restore_{group}_{problems[0].strip('{}')}"
             input:
                 observations=expand(
                     f"{RESULTS}/observations/{{{{dataset}}}}/{{problem}}.npz",
@@ -43,6 +43,7 @@ for group, problems_of_group in enumerate(
                 f"{RESULTS}/benchmarks/restore.{{dataset}}.{{method}}.{problems[0]}.tsv"
             wildcard_constraints:
                 method="|".join(methods_of_group),
+                problem="|".join(problems_of_group),
             threads: RUN["restoration"]["threads"]
             resources:
                 gpu=GPU,
@@ -54,7 +55,7 @@ for group, problems_of_group in enumerate(
                 options=lambda w: RUN["solvers"][METHODS[w.method]["solver"]],
                 learning_rates={
                     p: {"learning_rate": PROBLEMS[p]["learning_rate"]}
-                    for p in problems
+                    for p in problems_of_group
                     if "learning_rate" in PROBLEMS[p]
                 },
                 batch=RUN["restoration"]["batch"],

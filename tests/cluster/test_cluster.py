@@ -1,0 +1,168 @@
+"""`snakemake --cores all --profile slurm` on a real Slurm, and what can go wrong there.
+
+The tests follow one run in one clone: interrupted, broken, and brought to its end through a
+restart of the controller, a time limit and the loss of a node. They build on each other.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rerg.training import train_job
+
+COMMAND = ["snakemake", "--cores", "all", "--profile", "slurm"]
+RESULTS = Path("results/cluster")
+
+
+@contextmanager
+def started(clone: Path, *more: str):
+    """The command in the background, its output in a file; killed where a test fails."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    output = clone / "snakemake.out"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [*COMMAND, *more], cwd=clone, env=environment, stdout=file, stderr=file
+        )
+        process.output = output
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def finish(process, seconds: float) -> str:
+    """What the command has written, once it ended."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"still running after {seconds} s:\n{process.output.read_text()[-3000:]}")
+    return process.output.read_text()
+
+
+def job(cluster, variant: str) -> str | None:
+    """The id of the running job that trains a variant."""
+    lines = cluster.output("squeue", "-h", "-t", "running", "-o", "%i %k").splitlines()
+    ids = [line.split()[0] for line in lines if line.endswith(f"rule_train_wildcards_{variant}")]
+    return ids[0] if ids else None
+
+
+def checkpoint(clone: Path, variant: str) -> Path:
+    return clone / RESULTS / "checkpoints" / f"{variant}.ckpt"
+
+
+def steps(clone: Path, variant: str) -> int:
+    """Steps in the checkpoint of a variant; 0 where there is none."""
+    try:
+        return torch.load(checkpoint(clone, variant), weights_only=True)["step"]
+    except FileNotFoundError:
+        return 0
+
+
+def in_training(cluster, clone: Path, variant: str, after: int = 0) -> str:
+    """The id of the job that trains a variant, once it has saved a step after a given one."""
+
+    def found() -> str | None:
+        running = job(cluster, variant)
+        return running if running and steps(clone, variant) > after else None
+
+    return cluster.wait_for(found, f"training of {variant}", 240)
+
+
+def accounted(cluster, *fields: str) -> list[list[str]]:
+    """A row for every job that Slurm has accounted for; a requeued job has more than one."""
+    rows = cluster.output("sacct", "-XnPD", f"--format={','.join(fields)}")
+    return [row.split("|") for row in rows.splitlines()]
+
+
+def test_an_interrupt_cancels_what_was_submitted(cluster, clone):
+    with started(clone) as process:
+        in_training(cluster, clone, "red")
+        process.send_signal(signal.SIGINT)
+        finish(process, 60)
+        assert process.returncode != 0
+    cluster.wait_for(lambda: not cluster.output("squeue", "-h"), "an empty queue", 20)
+    assert steps(clone, "red") > 0
+
+
+def test_a_failing_job_names_its_log(cluster, clone):
+    path = checkpoint(clone, "red")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000])
+    with started(clone, "--retries", "0") as process:
+        output = finish(process, 240)
+    path.write_bytes(whole)
+    assert process.returncode != 0
+    assert str(RESULTS / "logs/train/red.log") in output.partition("Error in rule train")[2]
+    assert f"{RESULTS}/checkpoints/red.ckpt: not a whole checkpoint" in output
+
+
+def test_a_run_survives_its_cluster(cluster, clone):
+    with started(clone) as process:
+        in_training(cluster, clone, "red", after=steps(clone, "red"))
+        assert "resumed from" in (clone / RESULTS / "logs/train/red.log").read_text()
+        cluster.stop_controller()
+        cluster.start_controller()
+
+        limited = in_training(cluster, clone, "rg1")
+        end = cluster.output("date", "-d", "2 seconds", "+%FT%T")
+        cluster.works("scontrol", "update", f"JobId={limited}", f"EndTime={end}")
+        cluster.wait_for(lambda: job(cluster, "rg1") != limited, "the time limit", 90)
+
+        lost = in_training(cluster, clone, "rg1", after=steps(clone, "rg1"))
+        cluster.kill_node("g1")
+        cluster.wait_for(lambda: not job(cluster, "rg1"), "the loss of the node", 60)
+        cluster.start_node("g1")
+        assert in_training(cluster, clone, "rg1", after=steps(clone, "rg1")) == lost
+        output = finish(process, 400)
+    assert process.returncode == 0, output[-3000:]
+    assert "stopped by SIGTERM at step" in output
+    states = {state for _, state in accounted(cluster, "JobID", "State")}
+    assert {"TIMEOUT", "NODE_FAIL", "COMPLETED"} <= states
+
+
+def test_trainings_get_gpus_and_local_rules_no_job(cluster, clone):
+    rows = accounted(cluster, "Comment", "Partition", "NodeList", "AllocTRES", "State")
+    seen = set()
+    for comment, partition, node, allocated, state in rows:
+        seen.add(comment.split("_wildcards")[0])
+        if comment.startswith("rule_train"):
+            assert (partition, node) == ("gpu", "g1") and "gres/gpu=1" in allocated
+        else:
+            assert (partition, node) == ("cpu", "c1") and "gres/gpu" not in allocated, state
+    rules = ["prepare", "splits", "observe_den25", "train", "restore_0_den25", "score_den25"]
+    assert seen == {f"rule_{rule}" for rule in rules}
+    assert (clone / RESULTS / "claims.md").exists()  # by a local rule, as are its inputs' locks
+
+
+@pytest.mark.parametrize("variant", ["red", "rg1"])
+def test_the_weights_are_those_of_an_unbroken_training(clone, tmp_path, variant):
+    models = clone / RESULTS / "models"
+    about = json.loads((models / f"{variant}.json").read_text())
+    start = about["spec"]["settings"].get("start")
+    networks, _ = train_job(
+        {
+            "spec": about["spec"],
+            "start": start and str(models / f"{start}.safetensors"),
+            "images": [clone / RESULTS / "images" / "embedded-train.h5"],
+            "checkpoint": tmp_path / "unbroken.ckpt",
+            "kernels": {},
+            "device": "cpu",
+            "threads": 1,
+            "log_every": 50,
+            "checkpoint_every": 1e9,
+        }
+    )
+    stored = load_file(models / f"{variant}.safetensors")
+    for key, value in networks.state_dict().items():
+        assert torch.equal(value, stored[key]), key
