@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rerg.config import InputError
 
@@ -18,7 +19,8 @@ def logged(path: str) -> Iterator[None]:
     """
     screen = logging.StreamHandler()
     screen.setLevel(logging.WARNING)
-    file = logging.FileHandler(path, mode="w")
+    Path(path).write_text("")
+    file = logging.FileHandler(path)  # appends, as the processes of a training write to it too
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s",
         level=logging.INFO,

@@ -126,3 +126,18 @@ def test_sigterm_stops_two_processes_at_one_step(files, shared, tmp_path):
     resumed = load_checkpoint(checkpoint, job["spec"])
     for key, value in unbroken["networks"].items():
         assert torch.equal(value, resumed["networks"][key]), key
+
+
+def test_a_log_takes_the_lines_of_other_processes(tmp_path):
+    path = tmp_path / "train.log"
+    code = (
+        "import logging, sys\nfrom pathlib import Path\nfrom rerg.script import logged\n"
+        "with logged(sys.argv[1]):\n"
+        "    with Path(sys.argv[1]).open('a') as other:\n"
+        "        other.write('of another process\\n')\n"
+        "    logging.info('of this one')\n"
+    )
+    path.write_text("of an earlier attempt, long enough to be seen where it is not removed\n")
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    first, second = path.read_text().splitlines()
+    assert first == "of another process" and second.endswith("of this one")
