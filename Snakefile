@@ -26,20 +26,6 @@ TRAINED = run.trained_problems()
 GPU = int(RUN["device"] == "cuda")
 
 
-def batched(problems):
-    """Groups of problems that share a job."""
-    n = RUN["problems_per_job"]
-    return [list(problems)[i : i + n] for i in range(0, len(problems), n)]
-
-
-def shared(problems):
-    """As `batched`; where each problem has a job of its own, one rule with a wildcard for all.
-
-    Snakemake tries every rule of restorations for every restoration, so they have to be few.
-    """
-    return batched(problems) if RUN["problems_per_job"] > 1 else [["{problem}"]]
-
-
 report: "workflow/report/workflow.rst"
 
 
@@ -49,6 +35,7 @@ wildcard_constraints:
     method="|".join(METHODS),
 
 
+include: "workflow/rules/common.smk"
 include: "workflow/rules/images.smk"
 include: "workflow/rules/observations.smk"
 include: "workflow/rules/models.smk"

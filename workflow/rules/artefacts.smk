@@ -87,6 +87,8 @@ rule tables:
         ),
     log:
         f"{RESULTS}/logs/tables/{{dataset}}.log",
+    conda:
+        "../../environment.yml"
     params:
         methods=METHOD_LABELS,
         problems=PROBLEM_LABELS,
@@ -117,6 +119,8 @@ rule draw_scores:
         ),
     log:
         f"{RESULTS}/logs/draw_scores/{{dataset}}.log",
+    conda:
+        "../../environment.yml"
     params:
         methods=METHOD_LABELS,
         problems=PROBLEM_LABELS,
@@ -152,6 +156,8 @@ rule draw_examples:
         ),
     log:
         f"{RESULTS}/logs/draw_examples/{{dataset}}.log",
+    conda:
+        "../../environment.yml"
     params:
         methods=METHOD_LABELS,
         problems=PROBLEM_LABELS,
@@ -176,6 +182,8 @@ rule draw_training:
         ),
     log:
         f"{RESULTS}/logs/draw_training.log",
+    conda:
+        "../../environment.yml"
     params:
         methods=METHOD_LABELS,
     script:
@@ -205,6 +213,8 @@ rule claims:
         ),
     log:
         f"{RESULTS}/logs/claims.log",
+    conda:
+        "../../environment.yml"
     params:
         methods=list(METHODS),
         problems=list(PROBLEMS),

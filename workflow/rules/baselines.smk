@@ -8,12 +8,6 @@ for name in run.all_methods():
         include: (run.baselines[name] / f"{name}.smk").resolve()
 
 
-def baseline_code(name):
-    """The baseline's own file; a reconstructor has none."""
-    by_file = METHODS[name]["baseline"] == ".py"
-    return [run.baselines[name] / f"{name}.py"] if by_file else []
-
-
 FUNCTIONS = [
     m
     for m in run.all_methods()
@@ -57,6 +51,8 @@ for group, problems_of_group in enumerate(
             wildcard_constraints:
                 method="|".join(methods_of_group),
                 problem="|".join(problems_of_group),
+            conda:
+                "../../environment.yml"
             threads: RUN["restoration"]["threads"]
             resources:
                 gpu=GPU,

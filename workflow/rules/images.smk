@@ -36,6 +36,8 @@ rule fetch:
         update(f"{RESULTS}/images/{{dataset}}.lock"),
     log:
         f"{RESULTS}/logs/fetch/{{dataset}}.log",
+    conda:
+        "../../environment.yml"
     params:
         entry=lambda w: DATASETS[w.dataset],
     script:
@@ -51,6 +53,8 @@ rule prepare:
         f"{RESULTS}/images/{{dataset}}.h5",
     log:
         f"{RESULTS}/logs/prepare/{{dataset}}.log",
+    conda:
+        "../../environment.yml"
     params:
         entry=lambda w: DATASETS[w.dataset],
         smallest=lambda w: (
@@ -71,6 +75,8 @@ rule prepare_kernels:
         f"{RESULTS}/images/{{dataset}}.npz",
     log:
         f"{RESULTS}/logs/prepare/{{dataset}}.log",
+    conda:
+        "../../environment.yml"
     params:
         entry=lambda w: DATASETS[w.dataset],
     script:
@@ -86,6 +92,8 @@ rule splits:
         f"{RESULTS}/images/splits.json",
     log:
         f"{RESULTS}/logs/splits.log",
+    conda:
+        "../../environment.yml"
     params:
         splits={
             split: [
@@ -105,5 +113,7 @@ rule lpips_weights:
         f"{RESULTS}/images/lpips.safetensors",
     log:
         f"{RESULTS}/logs/lpips_weights.log",
+    conda:
+        "../../environment.yml"
     script:
         "../scripts/fetch_lpips.py"

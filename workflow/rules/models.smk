@@ -1,26 +1,4 @@
 # Models: one training per variant, by the same loop; all but the warm start begin from it.
-def training_spec(variant):
-    """All that a model depends on, with the images and the code."""
-    return {
-        "variant": variant,
-        "settings": {
-            k: v for k, v in RUN["variants"][variant].items() if k != "threads"
-        },
-        "network": RUN["network"],
-        "training": {
-            k: RUN["training"][k] for k in ("crop", "batch", "clip", "precision")
-        },
-        "equilibrium": RUN["equilibrium"],
-        "problems": TRAINED,
-        "seed": RUN["seed"],
-    }
-
-
-def warm_start(wildcards):
-    start = RUN["variants"][wildcards.variant].get("start")
-    return [f"{RESULTS}/models/{start}.safetensors"] if start else []
-
-
 rule train:
     """One variant, trained until its budget of network evaluations is spent."""
     input:
@@ -55,6 +33,8 @@ rule train:
         f"{RESULTS}/benchmarks/train.{{variant}}.tsv"
     wildcard_constraints:
         variant="|".join(RUN["variants"]),
+    conda:
+        "../../environment.yml"
     threads: lambda w: RUN["variants"][w.variant]["threads"]
     resources:
         gpu=GPU * RUN["training"]["processes"],

@@ -1,10 +1,4 @@
 # Observations: one file per dataset and problem, the same for every method.
-def kernel_files(problems):
-    """Prepared kernel files that these problems need, by the name of their registry entry."""
-    kernels = [PROBLEMS[problem].get("kernel", {}) for problem in problems]
-    return {k["file"]: f"{RESULTS}/images/{k['file']}.npz" for k in kernels if "file" in k}
-
-
 for problems in batched(RUN["problems"]):
 
     rule:
@@ -21,6 +15,8 @@ for problems in batched(RUN["problems"]):
             ),
         log:
             f"{RESULTS}/logs/observe/{{dataset}}.{problems[0]}.log",
+        conda:
+            "../../environment.yml"
         params:
             problems={problem: run.physics_of(problem) for problem in problems},
             kernels=kernel_files(problems),

@@ -21,9 +21,10 @@ rule provenance:
         ),
     log:
         f"{RESULTS}/logs/provenance.log",
+    conda:
+        "../../environment.yml"
     params:
         config=RUN,
         registries={"problems": PROBLEMS, "methods": METHODS, "datasets": DATASETS},
-        results=RESULTS,
     script:
         "../scripts/provenance.py"

@@ -1,8 +1,4 @@
 # Restorations by variants: a job loads a network once and restores a group of problems.
-def model_of(wildcards):
-    return f"{RESULTS}/models/{METHODS[wildcards.method]['variant']}.safetensors"
-
-
 VARIANT_METHODS = [m for m in run.all_methods() if "variant" in METHODS[m]]
 
 for group, problems_of_group in enumerate(
@@ -44,6 +40,8 @@ for group, problems_of_group in enumerate(
             wildcard_constraints:
                 method="|".join(methods_of_group),
                 problem="|".join(problems_of_group),
+            conda:
+                "../../environment.yml"
             threads: RUN["restoration"]["threads"]
             resources:
                 gpu=GPU,

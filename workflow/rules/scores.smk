@@ -33,6 +33,8 @@ for problems in batched(RUN["problems"]):
             ),
         log:
             f"{RESULTS}/logs/score/{{dataset}}.{problems[0]}.log",
+        conda:
+            "../../environment.yml"
         params:
             run=RUN["run"],
             seed=RUN["seed"],
@@ -62,5 +64,7 @@ if not STORED:
             ),
         log:
             f"{RESULTS}/logs/collect_scores.log",
+        conda:
+            "../../environment.yml"
         script:
             "../scripts/collect_scores.py"

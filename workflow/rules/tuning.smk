@@ -2,34 +2,6 @@
 TUNING = RUN["tuning"] if RUN["tuning"]["rounds"] else None
 
 
-def tuning_of(method):
-    """The table of trials that a method's restoration reads, if it is tuned."""
-    variant = METHODS[method].get("variant")
-    tuned = TUNING and (variant or METHODS[method].get("tune"))
-    return [f"{RESULTS}/tuning/{variant or method}.csv"] if tuned else []
-
-
-def tuned_methods(name):
-    """The methods of the run that read the table of this name."""
-    return [m for m in run.all_methods() if name in (m, METHODS[m].get("variant"))]
-
-
-def tuned_problems(name):
-    restored = {p for method in tuned_methods(name) for p in run.problems_of(method)}
-    return [p for p in RUN["problems"] if p in restored]
-
-
-def weights_of(name):
-    """The network under a variant or a baseline, if it has one."""
-    variant = name if name in RUN["variants"] else run.denoiser_of(name)
-    return [f"{RESULTS}/models/{variant}.safetensors"] if variant else []
-
-
-def spec_of(name):
-    variant = name if name in RUN["variants"] else run.denoiser_of(name)
-    return training_spec(variant) if variant else None
-
-
 TUNED = sorted({Path(f).stem for m in run.all_methods() for f in tuning_of(m)})
 
 if TUNED:
@@ -66,6 +38,8 @@ if TUNED:
             f"{RESULTS}/benchmarks/tune.{{tuned}}.tsv"
         wildcard_constraints:
             tuned="|".join(TUNED),
+        conda:
+            "../../environment.yml"
         threads: RUN["restoration"]["threads"]
         resources:
             gpu=GPU,
@@ -99,6 +73,8 @@ if TUNED:
             ),
         log:
             f"{RESULTS}/logs/draw_tuning.log",
+        conda:
+            "../../environment.yml"
         params:
             methods=lambda w: {
                 m: {**METHOD_LABELS[m], "parameters": METHODS[m].get("parameters", {})}

@@ -8,5 +8,6 @@ from rerg.script import logged
 
 with logged(snakemake.log[0]):
     params = snakemake.params
-    about = describe(params.config, params.registries, Path(params.results), Path.cwd())
+    results = Path(snakemake.input.scores).parent
+    about = describe(params.config, params.registries, results, Path.cwd())
     Path(snakemake.output[0]).write_text(json.dumps(about, indent=2) + "\n")
