@@ -7,6 +7,8 @@ import pickle
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from tqdm import tqdm
 
 from rerg.config import InputError, digest
 from rerg.devices import peak_memory_mb
-from rerg.images import Crops
+from rerg.images import Crops, prefetch
 from rerg.networks import build, copy_weights, load_weights
 from rerg.parallel import Group
 from rerg.problems import Problem
@@ -195,11 +197,12 @@ def train(
     began = saved = time.monotonic()
     before = seconds
     quiet = True if group.rank else None
+    batches = prefetch(partial(draw_batch, crops, problems, spec["seed"]), count(step))
     bar = tqdm(total=budget, initial=evaluations_of(networks), unit="eval", disable=quiet)
     try:
         while (spent := evaluations_of(networks)) < budget:
             optimizer.param_groups[0]["lr"] = learning_rate(spec["settings"], step, spent)
-            batch = draw_batch(crops, problems, spec["seed"], step).part(group).to(device)
+            batch = next(batches).part(group).to(device)
             row = take_step(variant, networks, optimizer, batch, settings, clip)
             stop = agree(group, networks, bool(stopped))
             window.append(row)
@@ -231,6 +234,7 @@ def train(
                 raise SystemExit(143)
     finally:
         bar.close()
+        batches.close()
         signal.signal(signal.SIGTERM, previous)
     return networks, rows
 
