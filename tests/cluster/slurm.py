@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 PACKAGES = ["slurm-wlm", "slurmdbd", "munge", "mariadb-server"]
@@ -253,7 +254,8 @@ def kill_node(node: str) -> None:
             if above == "slurmstepd":
                 doomed.add(parent)
     for pid in doomed:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may have ended with one killed before it
+            os.kill(pid, signal.SIGKILL)
 
 
 def start() -> None:

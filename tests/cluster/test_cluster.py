@@ -85,6 +85,25 @@ def accounted(cluster, *fields: str) -> list[list[str]]:
     return [row.split("|") for row in rows.splitlines()]
 
 
+def unbroken(clone: Path, folder: Path, spec: dict) -> dict[str, torch.Tensor]:
+    """The weights of a training of this spec that nothing interrupts."""
+    start = spec["settings"].get("start")
+    networks, _ = train_job(
+        {
+            "spec": spec,
+            "start": start and str(clone / RESULTS / "models" / f"{start}.safetensors"),
+            "images": [clone / RESULTS / "images" / "embedded-train.h5"],
+            "checkpoint": folder / f"{spec['variant']}.ckpt",
+            "kernels": {},
+            "device": "cpu",
+            "threads": 1,
+            "log_every": 50,
+            "checkpoint_every": 1e9,
+        }
+    )
+    return networks.state_dict()
+
+
 def test_an_interrupt_cancels_what_was_submitted(cluster, clone):
     with started(clone) as process:
         in_training(cluster, clone, "red")
@@ -107,7 +126,7 @@ def test_a_failing_job_names_its_log(cluster, clone):
     assert f"{RESULTS}/checkpoints/red.ckpt: not a whole checkpoint" in output
 
 
-def test_a_run_survives_its_cluster(cluster, clone):
+def test_a_run_survives_its_cluster(cluster, clone, tmp_path):
     with started(clone) as process:
         in_training(cluster, clone, "red", after=steps(clone, "red"))
         assert "resumed from" in (clone / RESULTS / "logs/train/red.log").read_text()
@@ -124,11 +143,18 @@ def test_a_run_survives_its_cluster(cluster, clone):
         cluster.wait_for(lambda: not job(cluster, "rg1"), "the loss of the node", 60)
         cluster.start_node("g1")
         assert in_training(cluster, clone, "rg1", after=steps(clone, "rg1")) == lost
+
+        spec = torch.load(checkpoint(clone, "rg1"), weights_only=True)["spec"]
+        about = json.loads((clone / RESULTS / "models/red.json").read_text())
+        expected = [unbroken(clone, tmp_path, s) for s in (about["spec"], spec)]
         output = finish(process, 400)
     assert process.returncode == 0, output[-3000:]
     assert "stopped by SIGTERM at step" in output
     states = {state for _, state in accounted(cluster, "JobID", "State")}
     assert {"TIMEOUT", "NODE_FAIL", "COMPLETED"} <= states
+    for variant, weights in zip(("red", "rg1"), expected, strict=True):
+        stored = load_file(clone / RESULTS / "models" / f"{variant}.safetensors")
+        assert all(torch.equal(weights[key], stored[key]) for key in stored)
 
 
 def test_trainings_get_gpus_and_local_rules_no_job(cluster, clone):
@@ -143,26 +169,3 @@ def test_trainings_get_gpus_and_local_rules_no_job(cluster, clone):
     rules = ["prepare", "splits", "observe_den25", "train", "restore_0_den25", "score_den25"]
     assert seen == {f"rule_{rule}" for rule in rules}
     assert (clone / RESULTS / "claims.md").exists()  # by a local rule, as are its inputs' locks
-
-
-@pytest.mark.parametrize("variant", ["red", "rg1"])
-def test_the_weights_are_those_of_an_unbroken_training(clone, tmp_path, variant):
-    models = clone / RESULTS / "models"
-    about = json.loads((models / f"{variant}.json").read_text())
-    start = about["spec"]["settings"].get("start")
-    networks, _ = train_job(
-        {
-            "spec": about["spec"],
-            "start": start and str(models / f"{start}.safetensors"),
-            "images": [clone / RESULTS / "images" / "embedded-train.h5"],
-            "checkpoint": tmp_path / "unbroken.ckpt",
-            "kernels": {},
-            "device": "cpu",
-            "threads": 1,
-            "log_every": 50,
-            "checkpoint_every": 1e9,
-        }
-    )
-    stored = load_file(models / f"{variant}.safetensors")
-    for key, value in networks.state_dict().items():
-        assert torch.equal(value, stored[key]), key
