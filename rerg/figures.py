@@ -169,6 +169,9 @@ def mean_trace(cells: Sequence[str]) -> np.ndarray:
     return np.column_stack([grid, np.mean(curves, axis=0)])
 
 
+GD_STYLES = {"adam": "-", "gd": "--"}
+
+
 @_styled
 def iterations(
     scores: pd.DataFrame,
@@ -176,12 +179,15 @@ def iterations(
     methods: Mapping[str, Mapping],
     problems: Mapping[str, Mapping],
 ) -> Figure:
-    """Average PSNR over the iterations of GD for one problem, every RG that was run so."""
+    """Average PSNR over the iterations of GD for one problem, every RG that was run so.
+
+    Solid: GD by Adam on the image, as PnP-ReG runs it; dashed: plain GD.
+    """
     solved = scores[(scores["problem"] == problem) & scores["trace"].notna()]
     by_gd = [
         name
         for name in in_order(solved["method"], list(methods))
-        if methods.get(name, {}).get("solver") == "gd"
+        if methods.get(name, {}).get("solver") in GD_STYLES
     ]
     if not by_gd:
         return absent(f"no method was run by GD on {problem} with a trace")
@@ -190,8 +196,9 @@ def iterations(
     ends = {}
     for name in by_gd:
         trace = mean_trace(solved.loc[solved["method"] == name, "trace"])
-        label = methods[name]["label"].removesuffix(", GD")
-        ax.plot(*trace.T, color=color_of(name, methods), label=label)
+        label = methods[name]["label"].removesuffix(", Adam-GD")
+        style = GD_STYLES[methods[name]["solver"]]
+        ax.plot(*trace.T, style, color=color_of(name, methods), label=label)
         ends[name] = trace[-1]
     initial = scores.loc[
         (scores["problem"] == problem) & (scores["method"] == INITIAL), "psnr"

@@ -92,8 +92,8 @@ def test_comparisons_restore_their_problems_only():
     run = Run(CONFIG, ROOT, "config")
     block = CONFIG["comparisons"][0]
     assert set(run.problems_of(block["methods"][0])) <= set(CONFIG["problems"])
-    assert run.problems_of("rg-gd") == ["com90"]
-    assert "rg-gd" in run.methods_of("com90") and "rg-gd" not in run.methods_of("den15")
+    assert run.problems_of("rg-adam") == ["com90"]
+    assert "rg-adam" in run.methods_of("com90") and "rg-adam" not in run.methods_of("den15")
 
 
 def test_a_label_does_not_change_what_is_trained():
