@@ -8,13 +8,21 @@ from snakemake.utils import min_version
 min_version("9.19")
 
 from rerg.config import InputError, Run
+from rerg.expressions import read_claims
 
 
 configfile: "config/config.yaml"
 
 
 try:
-    run = Run(config, Path(workflow.basedir), str(workflow.configfiles[-1]))
+    files = [*workflow.configfiles, *workflow.overwrite_configfiles]
+    run = Run(config, Path(workflow.basedir), *files)
+    read_claims(
+        Path("config/claims.yaml"),
+        Path("workflow/schemas/claims.schema.yaml"),
+        list(run.methods),
+        list(run.problems),
+    )
 except InputError as error:
     print(error, file=sys.stderr)
     sys.exit(1)

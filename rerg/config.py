@@ -7,7 +7,8 @@ by every Snakemake process, so it imports neither torch nor any other module of 
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,23 @@ def _describe(error) -> str:
     return f"{where}: {expected()}, got {json.dumps(error.instance, default=str)[:60]}"
 
 
-def check(instance: Any, schema: Path, source: str) -> None:
-    """Hold an instance against a JSON schema (a YAML file).
+def source_of(key: str, files: Sequence[str | Path]) -> str:
+    """The last file of a merged config that sets a top-level key, else the last file."""
+    setting = [file for file in files if Path(file).exists() and key in (read_yaml(file) or {})]
+    return str((setting or files)[-1])
 
-    Raises InputError with the first fault: `source: key: what was expected`.
+
+def check(instance: Any, schema: Path, *files: str | Path) -> None:
+    """Hold an instance, merged from files, against a JSON schema (a YAML file).
+
+    Raises InputError with the first fault: `file: key: what was expected`.
     """
     errors = Draft202012Validator(read_yaml(schema)).iter_errors(instance)
     error = min(errors, key=lambda e: (len(e.absolute_path), str(e.absolute_path)), default=None)
     if error is not None:
-        raise InputError(f"{source}: {_describe(error)}")
+        line = _describe(error)
+        key = re.split(r"[.:]", line)[0]
+        raise InputError(f"{source_of(key, files) if len(files) > 1 else files[0]}: {line}")
 
 
 def find_baselines(folders: list[Path]) -> dict[str, Path]:
@@ -110,9 +119,10 @@ class Run:
     Raises InputError on any fault.
     """
 
-    def __init__(self, config: Mapping, root: Path, source: str):
+    def __init__(self, config: Mapping, root: Path, *files: str | Path):
+        """config: merged from `files`, which faults are ascribed to; root: of the repository."""
         folder, schemas = root / "config", root / "workflow" / "schemas"
-        check(config, schemas / "config.schema.yaml", source)
+        check(config, schemas / "config.schema.yaml", *files)
         self.config = dict(config)
         registries = {}
         for name in ("problems", "methods", "datasets"):
@@ -129,13 +139,13 @@ class Run:
             content = read_yaml(settings) if settings.exists() else None
             described[name, str(settings)] = {} if content is None else content
         for name, settings in config["deepinv"].items():
-            described[name, f"{source}: deepinv.{name}"] = settings
+            described[name, f"{source_of('deepinv', files)}: deepinv.{name}"] = settings
         for (name, where), settings in described.items():
             check(settings, schemas / "baseline.schema.yaml", where)
             if name in self.methods:
                 raise InputError(f"{where}: {name} is the name of another method")
             self.methods[name] = self._baseline(name, settings, where)
-        self._check_names(source)
+        self._check_names(files)
 
     def _baseline(self, name: str, settings: dict, where: str) -> dict:
         """The settings of a baseline with their defaults; `baseline` says what runs it."""
@@ -157,38 +167,59 @@ class Run:
         defaults = {"label": name, "parameters": {}, "tune": {}, "timeout": TIMEOUT}
         return {**defaults, **settings, "baseline": ways[0]}
 
-    def _check_names(self, source: str) -> None:
+    def _check_names(self, files: Sequence[str | Path]) -> None:
         config = self.config
+        source = {key: source_of(key, files) for key in config}
         batch, processes = config["training"]["batch"], config["training"]["processes"]
         if batch % processes:
             raise InputError(
-                f"{source}: training.batch: expected a multiple of training.processes, "
+                f"{source['training']}: training.batch: expected a multiple of training.processes, "
                 f"{processes}, got {batch}"
             )
         for split in SPLITS:
             names = config["datasets"][split]
-            _known(names, self.datasets, source, f"datasets.{split}", "dataset")
+            _known(names, self.datasets, source["datasets"], f"datasets.{split}", "dataset")
             for name in names:
                 if split not in self.datasets[name]["use"]:
                     uses = ", ".join(self.datasets[name]["use"])
                     raise InputError(
-                        f"{source}: datasets.{split}: {name} is for {uses}, not for {split}"
+                        f"{source['datasets']}: datasets.{split}: {name} is for {uses}, not for {split}"
                     )
-        _known(config["problems"], self.problems, source, "problems", "problem")
-        _known(config["methods"], self.methods, source, "methods", "method")
+        _known(config["problems"], self.problems, source["problems"], "problems", "problem")
+        _known(config["methods"], self.methods, source["methods"], "methods", "method")
         for block in config["comparisons"]:
-            _known(block["methods"], self.methods, source, "comparisons.methods", "method")
-            _known(block["problems"], config["problems"], source, "comparisons.problems", "problem")
+            _known(
+                block["methods"],
+                self.methods,
+                source["comparisons"],
+                "comparisons.methods",
+                "method",
+            )
+            _known(
+                block["problems"],
+                config["problems"],
+                source["comparisons"],
+                "comparisons.problems",
+                "problem",
+            )
         for example in config["examples"]:
-            _known([example], config["problems"], source, "examples", "problem")
+            _known([example], config["problems"], source["examples"], "examples", "problem")
         for method in self.all_methods():
             settings = self.methods[method]
             if "variant" in settings:
-                _known([settings["solver"]], config["solvers"], source, "solvers", "solver")
-                _known([settings["variant"]], config["variants"], source, "variants", "variant")
+                _known(
+                    [settings["solver"]], config["solvers"], source["solvers"], "solvers", "solver"
+                )
+                _known(
+                    [settings["variant"]],
+                    config["variants"],
+                    source["variants"],
+                    "variants",
+                    "variant",
+                )
             elif self.denoiser_of(method):
                 names = [self.denoiser_of(method)]
-                _known(names, config["variants"], source, "variants", "variant")
+                _known(names, config["variants"], source["variants"], "variants", "variant")
 
     def all_methods(self) -> list[str]:
         """Methods in the order of the tables: those on all problems, then the comparisons'."""

@@ -78,8 +78,9 @@ def test_snakemake_stops_with_that_line_before_any_job(tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    (line,) = done.stderr.strip().splitlines()
-    assert line.endswith("mine.yaml: trainin: unknown key; did you mean training?")
+    *notes, line = done.stderr.strip().splitlines()
+    assert line == f"{tmp_path}/mine.yaml: trainin: unknown key; did you mean training?"
+    assert all(note.startswith("Config file ") for note in notes)  # Snakemake's own
 
 
 def test_every_shipped_config_is_sound():
