@@ -71,7 +71,7 @@ def _describe(error) -> str:
 
 def source_of(key: str, files: Sequence[str | Path]) -> str:
     """The last file of a merged config that sets a top-level key, else the last file."""
-    setting = [file for file in files if Path(file).exists() and key in (read_yaml(file) or {})]
+    setting = [file for file in files if Path(file).is_file() and key in (read_yaml(file) or {})]
     return str((setting or files)[-1])
 
 
