@@ -33,7 +33,7 @@ rule train:
         f"{RESULTS}/benchmarks/train.{{variant}}.tsv"
     wildcard_constraints:
         variant="|".join(RUN["variants"]),
-    priority: 1  # everything else waits for models
+    priority: 100  # everything else waits for models
     conda:
         "../../environment.yml"
     threads: lambda w: RUN["variants"][w.variant]["threads"]

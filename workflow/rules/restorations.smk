@@ -40,6 +40,7 @@ for group, problems_of_group in enumerate(
             wildcard_constraints:
                 method="|".join(methods_of_group),
                 problem="|".join(problems_of_group),
+            priority: len(problems)  # long jobs first: short ones fill the end
             conda:
                 "../../environment.yml"
             threads: RUN["restoration"]["threads"]

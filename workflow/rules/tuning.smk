@@ -38,6 +38,7 @@ if TUNED:
             f"{RESULTS}/benchmarks/tune.{{tuned}}.tsv"
         wildcard_constraints:
             tuned="|".join(TUNED),
+        priority: 50  # restorations wait for it
         conda:
             "../../environment.yml"
         threads: RUN["restoration"]["threads"]
