@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,13 @@ def _describe(error) -> str:
     return f"{where}: {expected()}, got {json.dumps(error.instance, default=str)[:60]}"
 
 
-def source_of(key: str, files: Sequence[str | Path]) -> str:
-    """The last file of a merged config that sets a top-level key, else the last file."""
-    setting = [file for file in files if Path(file).is_file() and key in (read_yaml(file) or {})]
-    return str((setting or files)[-1])
+def origins(files: Sequence[str | Path]) -> dict[str, str]:
+    """Top-level key of a merged config to the last file that sets it, else the last file."""
+    origin: dict[str, str] = defaultdict(lambda: str(files[-1]))
+    for file in files:
+        if Path(file).is_file():
+            origin |= dict.fromkeys(read_yaml(file) or {}, str(file))
+    return origin
 
 
 def check(instance: Any, schema: Path, *files: str | Path) -> None:
@@ -85,7 +89,7 @@ def check(instance: Any, schema: Path, *files: str | Path) -> None:
     if error is not None:
         line = _describe(error)
         key = re.split(r"[.:]", line)[0]
-        raise InputError(f"{source_of(key, files) if len(files) > 1 else files[0]}: {line}")
+        raise InputError(f"{origins(files)[key]}: {line}")
 
 
 def find_baselines(folders: list[Path]) -> dict[str, Path]:
@@ -139,7 +143,7 @@ class Run:
             content = read_yaml(settings) if settings.exists() else None
             described[name, str(settings)] = {} if content is None else content
         for name, settings in config["deepinv"].items():
-            described[name, f"{source_of('deepinv', files)}: deepinv.{name}"] = settings
+            described[name, f"{origins(files)['deepinv']}: deepinv.{name}"] = settings
         for (name, where), settings in described.items():
             check(settings, schemas / "baseline.schema.yaml", where)
             if name in self.methods:
@@ -169,7 +173,7 @@ class Run:
 
     def _check_names(self, files: Sequence[str | Path]) -> None:
         config = self.config
-        source = {key: source_of(key, files) for key in config}
+        source = origins(files)
         batch, processes = config["training"]["batch"], config["training"]["processes"]
         if batch % processes:
             raise InputError(
@@ -183,7 +187,8 @@ class Run:
                 if split not in self.datasets[name]["use"]:
                     uses = ", ".join(self.datasets[name]["use"])
                     raise InputError(
-                        f"{source['datasets']}: datasets.{split}: {name} is for {uses}, not for {split}"
+                        f"{source['datasets']}: datasets.{split}: "
+                        f"{name} is for {uses}, not for {split}"
                     )
         _known(config["problems"], self.problems, source["problems"], "problems", "problem")
         _known(config["methods"], self.methods, source["methods"], "methods", "method")

@@ -36,7 +36,7 @@ DATASET = "embedded-test"
 FOLDERS = [str(Path(path).resolve()) for path in os.environ.get("BASELINES", "").split()]
 CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
 CHANGES = {"problems": PROBLEMS, "comparisons": [], "examples": ["den25"], "baselines": FOLDERS}
-RUN = Run({**CONFIG, **CHANGES}, ROOT, "tests/test_methods.py")
+RUN = Run({**CONFIG, **CHANGES}, ROOT, "test")
 METHODS = [os.environ["METHOD"]] if "METHOD" in os.environ else list(RUN.methods)
 
 
