@@ -72,7 +72,7 @@ def test_scores_have_a_row_per_image_and_the_bound_holds(finished):
     methods = {"red", "rerg", "mtdeq", "initial", "truth"}
     for problem in ("den25", "sr2", "com80"):
         rows = scores[scores.problem == problem]
-        extra = {"rerg-gd", "rerg-adam"} if problem == "com80" else {"wiener"}
+        extra = {"den25": {"wiener"}, "com80": {"rerg-gd", "rerg-adam"}}.get(problem, set())
         assert set(rows.method) == methods | extra
         assert (rows.groupby("method").size() == 8).all()
     fast = scores[scores.method.isin(["red", "rerg"])]
@@ -114,16 +114,15 @@ def test_nothing_is_left_to_do(finished):
 )
 def test_an_edited_module_reruns_the_stages_that_use_it(finished, module, rerun, kept):
     path = finished / module
-    before = path.stat()
-    path.write_bytes(path.read_bytes())  # a new modification time
+    content, before = path.read_bytes(), path.stat()
+    path.write_bytes(content + b"\n# edited\n")
     try:
         listed = jobs(snakemake(finished, "-n"))
     finally:
+        path.write_bytes(content)
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert rerun <= listed and not kept & listed
-    if module == "rerg/variants/rerg.py":
-        done = snakemake(finished, "-n")
-        assert "Nothing to be done" in done.stdout
+    assert "Nothing to be done" in snakemake(finished, "-n").stdout
 
 
 def test_two_runs_give_the_same_scores(finished, tmp_path):
@@ -175,10 +174,9 @@ def test_strange_weights_are_refused_and_nothing_is_lost(finished, tmp_path, fau
         weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     else:
         about.write_text(about.read_text().replace('"config": "', '"config": "0'))
-    os.utime(weights)
     scores = (folder / RUN / "scores.csv").read_bytes()
     target = str(RUN / "restorations/embedded-test/den25/rerg.npz")
-    done = snakemake(folder, "--cores", "1", target)
+    done = snakemake(folder, "--cores", "1", "--force", target)
     assert done.returncode != 0
     assert line in done.stdout + done.stderr and "Traceback" not in done.stdout + done.stderr
     assert (folder / RUN / "scores.csv").read_bytes() == scores
