@@ -30,7 +30,13 @@ def started(clone: Path, *more: str):
     output = clone / "snakemake.out"
     with output.open("w") as file:
         process = subprocess.Popen(
-            [*COMMAND, *more], cwd=clone, env=environment, stdout=file, stderr=file
+            [*COMMAND, *more],
+            cwd=clone,
+            env=environment,
+            stdout=file,
+            stderr=file,
+            # a shell's background job hands an ignored Ctrl-C down
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         process.output = output
         try:
