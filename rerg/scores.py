@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 
 INITIAL, TRUTH = CONTROLS = ("initial", "truth")
 KEYS = ("dataset", "problem", "method", "image")
-METRICS = ("psnr", "ssim", "lpips")
 
 # The type of every column, in the order of the file. Int64 and boolean hold empty cells.
 COLUMNS = {

@@ -23,7 +23,6 @@ RGS = ("rg", "rg1", "deqgd", "rerg")
 CONTROL_LABELS = {INITIAL: "initial image", TRUTH: "ground truth"}
 BEST = {"psnr": "max", "ssim": "max", "lpips": "min"}
 DECIMALS = {"psnr": 2, "ssim": 4, "lpips": 4}
-UNITS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
 
 SOLVER_HEADS = {
     "psnr": "PSNR (dB)",
