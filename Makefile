@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RESULTS := results/demo
 
-.PHONY: help demo test test-cluster baseline check-baseline lint lock report clean
+.PHONY: help demo test test-cluster bench baseline check-baseline lint lock report clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,10 @@ test: .venv/installed ## run the tests
 
 test-cluster: .venv/installed ## run on a real Slurm on this machine (minutes; root, Debian or Ubuntu)
 	$(BIN)/python -m pytest -rs --durations=0 tests/cluster
+
+bench: .venv/installed ## measure speed on the demo's models, after a demo where there is none (15 minutes)
+	@test -e $(RESULTS)/claims.md || { echo 'no finished $(RESULTS): the demo comes first'; $(MAKE) demo; }
+	$(BIN)/python -m benchmarks $(RESULTS)
 
 BASELINES ?=# folders with further baselines, for check-baseline
 NEW := workflow/baselines/$(NAME)

@@ -1,0 +1,83 @@
+"""All benchmarks of a finished run: one table, and the same as JSON.
+
+    python -m benchmarks results/demo [solvers pnp_reg deq network growth overhead]
+        [--variant rerg] [--images FOLDER] [--crop 64] [--count 2] [--json results/bench.json]
+
+Each benchmark runs in a process of its own, on one thread where it does not say otherwise; both
+sides of a row are timed in that process in turn.
+"""
+
+import argparse
+import json
+import multiprocessing
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import ROOT, Row, Workload, machine, rows_of
+from rerg.config import InputError
+
+NAMES = ("solvers", "pnp_reg", "deq", "network", "growth", "overhead")
+
+
+def number(value: float | None) -> str:
+    """A number for the table; an empty cell where there is none."""
+    return "" if value is None else f"{value:.3g}"
+
+
+def table(found: list[Row]) -> str:
+    """The rows as a table in Markdown."""
+    lines = [
+        "| what | ours | theirs | unit | ratio | quartiles | goal | met | note |",
+        "|---|---:|---:|---|---:|---|---|---|---|",
+    ]
+    met = {True: "yes", False: "no", None: ""}
+    for row in found:
+        spread = " – ".join(map(number, row.spread)) if row.spread else ""
+        cells = [row.name, number(row.ours), number(row.theirs), row.unit, number(row.ratio)]
+        lines.append("| " + " | ".join([*cells, spread, row.goal, met[row.met], row.note]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(NAMES))
+    parser.add_argument("--variant", default="rerg", help="whose RG is measured")
+    parser.add_argument("--images", type=Path, help="folder; default: the embedded test set")
+    parser.add_argument("--crop", type=int, default=64, help="pixels of a side of their centres")
+    parser.add_argument("--count", type=int, default=2, help="images that solvers restore, at most")
+    parser.add_argument("--quick", action="store_true", help="toy sizes: whether it runs at all")
+    parser.add_argument("--json", type=Path, default=ROOT / "results" / "bench.json")
+    given = parser.parse_args()
+    if unknown := sorted({*given.names} - {*NAMES}):
+        parser.error(f"{unknown[0]}: expected one of {', '.join(NAMES)}")
+    if given.variant == "mtdeq":
+        parser.error("mtdeq: expected an RG, as gradient descent restores by no other")
+    work = Workload(given.run, given.variant, given.images, given.crop, given.count, given.quick)
+    found, seconds = [], {}
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        about = {"machine": machine(), "run": str(given.run), "spec": work.spec}
+        with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
+            for name in given.names or NAMES:
+                began = time.perf_counter()
+                found += pool.submit(rows_of, name, work).result()
+                seconds[name] = time.perf_counter() - began
+    except InputError as error:
+        sys.exit(str(error))
+    entries = [{**asdict(row), "met": row.met} for row in found]
+    content = {**about, "seconds": seconds, "rows": entries}
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    given.json.write_text(json.dumps(content, indent=1) + "\n")
+    print(table(found))
+    print(f"\n{machine()['cpu']}, {machine()['cores']} cores, torch {torch.__version__}, ", end="")
+    print(f"{sum(seconds.values()):.0f} s; written to {given.json}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""What the benchmarks share: timing in turn, a row of the table, and what a finished run offers."""
+
+import importlib
+import json
+import operator
+import os
+import platform
+import re
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rerg.config import InputError, read_yaml
+from rerg.images import fetch, prepare, read_rgb
+from rerg.networks import UNet, load_weights
+from rerg.problems import Observation, Problem, generator
+from rerg.training import build_networks
+
+ROOT = Path(__file__).parents[1]
+GOALS = {">=": operator.ge, "<=": operator.le}
+
+
+@dataclass
+class Row:
+    """A row of the table.
+
+    ratio: what the goal speaks of; where two sides are timed it is theirs / ours, so that 2 is
+    twice as fast. spread: the quartiles of the ratio. goal: an operator and a number, or nothing.
+    A row that cannot be measured has no ratio, and its note says why.
+    """
+
+    name: str
+    ours: float | None
+    theirs: float | None
+    unit: str
+    ratio: float | None
+    goal: str = ""
+    spread: tuple[float, float] | None = None
+    note: str = ""
+    details: list[dict] = field(default_factory=list)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the ratio keeps to the goal, None where there is either none."""
+        if not self.goal or self.ratio is None:
+            return None
+        compare, value = re.fullmatch(r"([<>]=) ([\d.e-]+)", self.goal).groups()
+        return bool(GOALS[compare](self.ratio, float(value)))
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Wall-clock seconds of a call."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def in_turn(calls: list[Callable[[], object]], rounds: int) -> np.ndarray:
+    """Seconds of calls (rounds, calls), in turn in one process and from both ends.
+
+    A load that others put on the machine then falls on all calls alike. Each is called once before.
+    """
+    for call in calls:
+        call()
+    taken = np.empty((rounds, len(calls)))
+    for i in range(rounds):
+        order = range(len(calls)) if i % 2 == 0 else reversed(range(len(calls)))
+        for j in order:
+            taken[i, j] = seconds_of(calls[j])
+    return taken
+
+
+def quartiles(values: np.ndarray) -> tuple[float, float]:
+    """The first and the third quartile."""
+    return tuple(np.quantile(values, (0.25, 0.75)).tolist())
+
+
+def timed_row(name: str, ours: np.ndarray, theirs: np.ndarray, goal: str = "", **more) -> Row:
+    """The row of two timed sides: medians over the rounds, and the median of their ratio."""
+    ratios = theirs / ours
+    return Row(
+        name,
+        float(np.median(ours)),
+        float(np.median(theirs)),
+        "s",
+        float(np.median(ratios)),
+        goal,
+        quartiles(ratios),
+        **more,
+    )
+
+
+def rows_of(name: str, work: "Workload") -> list[Row]:
+    """The rows of one benchmark, on one thread."""
+    warnings.filterwarnings("ignore", module=r"(torch|deepinv|torchdeq)\b.*")
+    torch.set_num_threads(1)
+    return importlib.import_module(f"benchmarks.{name}").rows(work)
+
+
+def machine() -> dict:
+    """The machine that a table is of."""
+    try:
+        cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
+    except (FileNotFoundError, TypeError):
+        cpu = platform.processor() or platform.machine()
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is measured on: an RG of a finished run, its trained problems, and images.
+
+    folder: images of one's own instead of the embedded test set; crop: pixels of the side of their
+    centres that are restored; count: how many images at most; quick: toy sizes, for the tests.
+    """
+
+    run: Path
+    variant: str = "rerg"
+    folder: Path | None = None
+    crop: int = 64
+    count: int = 2
+    quick: bool = False
+
+    @cached_property
+    def spec(self) -> dict:
+        """The spec that the RG was trained by."""
+        about = self.run / "models" / f"{self.variant}.json"
+        if not about.exists():
+            raise InputError(f"{about}: no such file; expected the folder of a finished run")
+        return json.loads(about.read_text())["spec"]
+
+    @property
+    def scale(self) -> float:
+        """1/c of R = N/c."""
+        return self.spec["network"]["scale"]
+
+    def networks(self) -> nn.ModuleDict:
+        """A fresh copy of the RG."""
+        networks = build_networks(self.spec)
+        load_weights(self.run / "models" / f"{self.variant}.safetensors", networks, {})
+        return networks
+
+    def network(self) -> UNet:
+        """A fresh copy of the RG's network, for use without gradients."""
+        return self.networks()["rg"].requires_grad_(False)
+
+    @cached_property
+    def problems(self) -> dict[str, Problem]:
+        """The problems that the RG was trained on; one in quick mode."""
+        kernels = {path.stem: str(path) for path in (self.run / "images").glob("*.npz")}
+        found = {k: Problem(k, e, kernels) for k, e in self.spec["problems"].items()}
+        return dict(list(found.items())[:1]) if self.quick else found
+
+    def of_each_operator(self) -> list[Problem]:
+        """One problem of each operator, the last of the config: the hardest."""
+        return list({p.operator: p for p in self.problems.values()}.values())
+
+    @cached_property
+    def photographs(self) -> dict[str, Tensor]:
+        """Whole images (3, H, W) in [0, 1], from as many files as possible, by their names."""
+        if self.folder is None:
+            stored = _embedded()
+        else:
+            paths = sorted(p for p in self.folder.iterdir() if p.suffix in (".png", ".jpg", ".bmp"))
+            stored = {path.stem: read_rgb(path) for path in paths}
+        if not stored:
+            raise InputError(f"{self.folder}: no image; expected files png, jpg or bmp")
+        return {k: torch.from_numpy(v).permute(2, 0, 1).float() / 255 for k, v in stored.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """The images that are restored, spread evenly over all."""
+        names = list(self.photographs)
+        chosen = np.linspace(0, len(names) - 1, min(self.count, len(names)))
+        return [names[round(i)] for i in chosen]
+
+    def truth(self, count: int | None = None, size: int | None = None) -> Tensor:
+        """Clean centres (B, 3, size, size) of the images; more than there are begin anew."""
+        size = size or self.crop
+        names = self.names if count is None else list(self.photographs)
+        return torch.stack([_centre(self.photographs[n], size) for n in _cycle(names, count)])
+
+    def observe(
+        self, problem: Problem, count: int | None = None, size: int | None = None
+    ) -> tuple[Tensor, Observation]:
+        """Clean images, cropped to the problem, and their observation."""
+        truth = self.truth(count, size)
+        rngs = [generator("benchmarks", problem.name, str(i)) for i in range(len(truth))]
+        return problem.crop(truth), problem.observe(truth, rngs)
+
+    def crops(self, rng: np.random.Generator) -> Tensor:
+        """A batch of random crops of the size that the RG was trained on."""
+        size, found = self.spec["training"]["crop"], []
+        names = list(self.photographs)
+        for _ in range(self.spec["training"]["batch"]):
+            image = self.photographs[names[rng.integers(len(names))]]
+            row, column = (rng.integers(side - size + 1) for side in image.shape[1:])
+            found.append(image[:, row : row + size, column : column + size])
+        return torch.stack(found)
+
+
+def _cycle(names: list[str], count: int | None) -> list[str]:
+    return names if count is None else [names[i % len(names)] for i in range(count)]
+
+
+def _centre(image: Tensor, size: int) -> Tensor:
+    """The centre of an image, which is mirrored at its borders where it is smaller."""
+    short = [max(size - side, 0) for side in image.shape[1:]]
+    if any(short):
+        padding = [(0, 0), *((s // 2, s - s // 2) for s in short)]
+        image = torch.from_numpy(np.pad(image.numpy(), padding, "symmetric"))
+    row, column = ((side - size) // 2 for side in image.shape[1:])
+    return image[:, row : row + size, column : column + size]
+
+
+def _embedded() -> dict[str, np.ndarray]:
+    """The images of the dataset `embedded-test`."""
+    entry = read_yaml(ROOT / "config" / "datasets.yaml")["embedded-test"]
+    with tempfile.TemporaryDirectory() as folder:
+        lock, target = Path(folder) / "lock", Path(folder) / "images.h5"
+        fetch("embedded-test", entry, lock)
+        prepare("embedded-test", entry, lock, target, 1)
+        with h5py.File(target) as file:
+            return {name: stored[()] for name, stored in file.items()}

@@ -1,0 +1,81 @@
+"""The benchmarks run, at toy sizes, and count and divide what they say. Nothing here is timed."""
+
+import importlib
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, clean_images, spec_of
+
+from rerg.equilibrium import dihedral, dihedral_inverse
+from rerg.networks import save_weights
+
+
+@pytest.fixture(scope="module")
+def run(trained, tmp_path_factory) -> Path:
+    """A finished run as far as benchmarks read it: 100 s, of which 60 trained and 20 restored."""
+    folder = tmp_path_factory.mktemp("results") / "run"
+    (folder / "models").mkdir(parents=True)
+    spec = spec_of("rg1", 1000)
+    save_weights(folder / "models" / "rg1.safetensors", trained, {"spec": spec})
+    pd.DataFrame({"seconds": [30.0, 60.0]}).to_csv(folder / "models" / "rg1.training.csv")
+    pd.DataFrame({"seconds": [15.0, 5.0, None]}).to_csv(folder / "scores.csv")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for age, path in enumerate(files):
+        os.utime(path, (1000 + 100 * age / (len(files) - 1),) * 2)
+    return folder
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Imports a module of the benchmarks, which are no part of the package."""
+    monkeypatch.syspath_prepend(ROOT)
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
+
+
+@pytest.mark.filterwarnings("ignore")  # of the libraries that are compared
+@pytest.mark.parametrize("name", ["solvers", "pnp_reg", "deq", "network", "growth", "overhead"])
+def test_every_benchmark_measures(name, bench, run, tmp_path, monkeypatch):
+    (tmp_path / "tune.py").write_text("import json\nraise SystemExit\n")  # in place of torch
+    monkeypatch.setattr(bench("overhead"), "SCRIPTS", tmp_path)
+    work = bench("measure").Workload(run, variant="rg1", quick=True)
+    threads = torch.get_num_threads()
+    rows = bench(name).rows(work)
+    assert torch.get_num_threads() == threads
+    assert len({row.name for row in rows}) == len(rows)
+    for row in rows:
+        assert row.note or row.ratio is not None, row.name
+        sides = [row.ours, row.theirs]
+        assert sides == [None, None] or all(abs(side) < 1e6 for side in sides), row.name
+
+
+def test_overhead_is_what_is_left_of_the_slots(bench, run, monkeypatch):
+    """Of 100 s on two cores 60 were trained and 20 restored, so 120 of 200 are left."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    row = bench("overhead").of_the_dag(bench("measure").Workload(run, "rg1"), {"tune.py": 3.0})
+    assert (row.ours, row.theirs, row.ratio, row.met) == pytest.approx((120, 200, 0.6, False))
+
+
+@pytest.mark.parametrize(
+    ("course", "index"), [([1, 2, 2.96, 3], 2), ([2.98, 2.0, 3], 2), ([3, 3], 0), ([1], 0)]
+)
+def test_a_solver_is_there_once_it_stays(bench, course, index):
+    found = bench("solvers").Course.__new__(bench("solvers").Course)
+    found.psnr = course
+    assert found.there() == index
+    assert found.there(end=10.0) is None
+
+
+def test_the_plain_loop_turns_as_ours(bench):
+    """A network that is not equivariant tells a wrong turn."""
+    x, weight = clean_images(2, 24, 24), torch.arange(24.0)
+    for k in range(8):
+        z = bench("pnp_reg").turned(lambda u: weight * u, x, k)
+        torch.testing.assert_close(z, dihedral_inverse(weight * dihedral(x, k), k))
+
+
+def test_no_run_is_said_in_a_line(bench, tmp_path):
+    with pytest.raises(ValueError, match=r"rg1\.json: no such file; expected the folder of"):
+        bench("measure").Workload(tmp_path, "rg1").spec  # noqa: B018
