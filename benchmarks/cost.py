@@ -60,7 +60,7 @@ def jobs_of(path: Path) -> dict[str, int]:
         str(path),
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    rows = re.findall(r"^(\w+) +(\d+)$", done.stdout, re.M)
+    rows = re.findall(r"^([\w-]+) +(\d+)$", done.stdout, re.M)
     return {rule: int(count) for rule, count in rows if rule not in ("total", "job")}
 
 

@@ -83,6 +83,11 @@ def _reconstruct(name: str, y: Tensor, physics, sigma: float, /, x0: Tensor, **p
     return model(y, physics, **start)
 
 
+def folder_of(files: list[str]) -> str:
+    """The folder of a baseline by its own file; empty for a reconstructor, which has none."""
+    return str(Path(files[0]).parent) if files else ""
+
+
 def load(name: str, settings: dict, folder: str) -> Restore:
     """The function of a baseline: `restore` of its file, or a call of its deepinv reconstructor."""
     if "reconstructor" in settings:

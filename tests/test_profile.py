@@ -32,7 +32,7 @@ def test_it_lists_the_jobs_of_the_paper(dry_run):
 
 
 def test_what_computes_on_a_gpu_asks_for_one(dry_run):
-    jobs = re.findall(r"^(localrule|rule) (\w+):\n((?: .*\n)+)", dry_run, re.M)
+    jobs = re.findall(r"^(localrule|rule) ([\w-]+):\n((?: .*\n)+)", dry_run, re.M)
     assert {"train", "score_den15"} <= {name for _, name, _ in jobs}
     for kind, name, about in jobs:
         gpus = re.search(r"\bgpu=(\d+)", about)

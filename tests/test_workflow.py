@@ -109,7 +109,7 @@ def test_nothing_is_left_to_do(finished):
     [
         ("rerg/figures.py", {"draw_scores", "draw_examples"}, {"score_den25", "train", "tables"}),
         ("rerg/scores.py", {"score_den25", "collect_scores", "tables", "claims"}, {"train"}),
-        ("rerg/variants/rerg.py", {"train", "restore_0_den25"}, {"observe_den25", "prepare"}),
+        ("rerg/variants/rerg.py", {"train", "restore_rerg_den25"}, {"observe_den25", "prepare"}),
     ],
 )
 def test_an_edited_module_reruns_the_stages_that_use_it(finished, module, rerun, kept):

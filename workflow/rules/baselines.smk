@@ -8,31 +8,22 @@ for name in run.all_methods():
         include: (run.baselines[name] / f"{name}.smk").resolve()
 
 
-FUNCTIONS = [
-    m
-    for m in run.all_methods()
-    if METHODS[m].get("baseline") in (".py", "reconstructor")
-]
-
-for group, problems_of_group in enumerate(
-    dict.fromkeys(tuple(run.problems_of(m)) for m in FUNCTIONS)
-):
-    methods_of_group = [
-        m for m in FUNCTIONS if tuple(run.problems_of(m)) == problems_of_group
-    ]
-    for problems in shared(problems_of_group):
+for method in run.all_methods():
+    if METHODS[method].get("baseline") not in (".py", "reconstructor"):
+        continue
+    for problems in shared(run.problems_of(method)):
 
         rule:
             name:
-                f"baseline_{group}_{problems[0].strip('{}')}"
+                rule_name("baseline", method, problems)
             input:
                 observations=expand(
                     f"{RESULTS}/observations/{{{{dataset}}}}/{{problem}}.npz",
                     problem=problems,
                 ),
-                weights=lambda w: weights_of(w.method),
-                tuning=lambda w: tuning_of(w.method),
-                baseline=lambda w: baseline_code(w.method),
+                weights=weights_of(method),
+                tuning=tuning_of(method),
+                baseline=baseline_code(method),
                 code=[
                     "rerg/baselines.py",
                     "rerg/tuning.py",
@@ -41,16 +32,15 @@ for group, problems_of_group in enumerate(
                 ],
             output:
                 expand(
-                    f"{RESULTS}/restorations/{{{{dataset}}}}/{{problem}}/{{{{method}}}}.npz",
+                    f"{RESULTS}/restorations/{{{{dataset}}}}/{{problem}}/{method}.npz",
                     problem=problems,
                 ),
             log:
-                f"{RESULTS}/logs/restore/{{dataset}}.{{method}}.{problems[0]}.log",
+                f"{RESULTS}/logs/restore/{{dataset}}.{method}.{problems[0]}.log",
             benchmark:
-                f"{RESULTS}/benchmarks/restore.{{dataset}}.{{method}}.{problems[0]}.tsv"
+                f"{RESULTS}/benchmarks/restore.{{dataset}}.{method}.{problems[0]}.tsv"
             wildcard_constraints:
-                method="|".join(methods_of_group),
-                problem="|".join(problems_of_group),
+                problem="|".join(run.problems_of(method)),
             conda:
                 "../../environment.yml"
             threads: RUN["restoration"]["threads"]
@@ -59,9 +49,9 @@ for group, problems_of_group in enumerate(
                 mem_mb=4000,
                 runtime=RUN["restoration"]["runtime"],
             params:
-                settings=lambda w: METHODS[w.method],
-                folder=lambda w: str(run.baselines.get(w.method, "")),
-                spec=lambda w: spec_of(w.method),
+                name=method,
+                settings=METHODS[method],
+                spec=spec_of(method),
                 batch=RUN["restoration"]["batch"],
                 device=RUN["device"],
             script:

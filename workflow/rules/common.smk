@@ -6,11 +6,13 @@ def batched(problems):
 
 
 def shared(problems):
-    """As `batched`; where each problem has a job of its own, one rule with a wildcard for all.
-
-    Snakemake tries every rule of restorations for every restoration, so they have to be few.
-    """
+    """As `batched`; where each problem has a job of its own, one rule with a wildcard for all."""
     return batched(problems) if RUN["problems_per_job"] > 1 else [["{problem}"]]
+
+
+def rule_name(stage, method, problems):
+    """The name of the rule of a method, and of its group of problems if it has several."""
+    return "_".join([stage, method, *(p for p in problems[:1] if p != "{problem}")])
 
 
 def kernel_files(problems):
@@ -69,10 +71,6 @@ def weights_of(name):
 def spec_of(name):
     variant = name if name in RUN["variants"] else run.denoiser_of(name)
     return training_spec(variant) if variant else None
-
-
-def model_of(wildcards):
-    return f"{RESULTS}/models/{METHODS[wildcards.method]['variant']}.safetensors"
 
 
 def baseline_code(name):

@@ -1,24 +1,21 @@
-# Restorations by variants: a job loads a network once and restores a group of problems.
-VARIANT_METHODS = [m for m in run.all_methods() if "variant" in METHODS[m]]
-
-for group, problems_of_group in enumerate(
-    dict.fromkeys(tuple(run.problems_of(m)) for m in VARIANT_METHODS)
-):
-    methods_of_group = [
-        m for m in VARIANT_METHODS if tuple(run.problems_of(m)) == problems_of_group
-    ]
-    for problems in shared(problems_of_group):
+# Restorations by variants: a job loads a network once and restores a group of problems. A rule per
+# method knows all but the dataset and the problem, so that Snakemake has few rules to try for a
+# file and no function to call for a job.
+for method in run.all_methods():
+    if "variant" not in METHODS[method]:
+        continue
+    for problems in shared(run.problems_of(method)):
 
         rule:
             name:
-                f"restore_{group}_{problems[0].strip('{}')}"
+                rule_name("restore", method, problems)
             input:
                 observations=expand(
                     f"{RESULTS}/observations/{{{{dataset}}}}/{{problem}}.npz",
                     problem=problems,
                 ),
-                weights=model_of,
-                tuning=lambda w: tuning_of(w.method),
+                weights=weights_of(METHODS[method]["variant"]),
+                tuning=tuning_of(method),
                 images=f"{RESULTS}/images/{{dataset}}.h5",
                 code=[
                     "rerg/restoration.py",
@@ -30,16 +27,15 @@ for group, problems_of_group in enumerate(
                 ],
             output:
                 expand(
-                    f"{RESULTS}/restorations/{{{{dataset}}}}/{{problem}}/{{{{method}}}}.npz",
+                    f"{RESULTS}/restorations/{{{{dataset}}}}/{{problem}}/{method}.npz",
                     problem=problems,
                 ),
             log:
-                f"{RESULTS}/logs/restore/{{dataset}}.{{method}}.{problems[0]}.log",
+                f"{RESULTS}/logs/restore/{{dataset}}.{method}.{problems[0]}.log",
             benchmark:
-                f"{RESULTS}/benchmarks/restore.{{dataset}}.{{method}}.{problems[0]}.tsv"
+                f"{RESULTS}/benchmarks/restore.{{dataset}}.{method}.{problems[0]}.tsv"
             wildcard_constraints:
-                method="|".join(methods_of_group),
-                problem="|".join(problems_of_group),
+                problem="|".join(run.problems_of(method)),
             priority: len(problems)  # long jobs first: short ones fill the end
             conda:
                 "../../environment.yml"
@@ -49,17 +45,17 @@ for group, problems_of_group in enumerate(
                 mem_mb=4000,
                 runtime=RUN["restoration"]["runtime"],
             params:
-                method=lambda w: METHODS[w.method],
-                spec=lambda w: training_spec(METHODS[w.method]["variant"]),
-                options=lambda w: RUN["solvers"][METHODS[w.method]["solver"]],
+                method=METHODS[method],
+                spec=spec_of(METHODS[method]["variant"]),
+                options=RUN["solvers"][METHODS[method]["solver"]],
                 learning_rates={
                     p: {"learning_rate": PROBLEMS[p]["learning_rate"]}
-                    for p in problems_of_group
+                    for p in run.problems_of(method)
                     if "learning_rate" in PROBLEMS[p]
                 },
                 batch=RUN["restoration"]["batch"],
                 bound_iterates=RUN["restoration"]["bound_iterates"],
                 device=RUN["device"],
-                partial=f"{RESULTS}/checkpoints/{{dataset}}.{{method}}.{problems[0]}",
+                partial=f"{RESULTS}/checkpoints/{{dataset}}.{method}.{problems[0]}",
             script:
                 "../scripts/restore.py"

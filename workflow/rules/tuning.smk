@@ -52,7 +52,6 @@ if TUNED:
             datasets=RUN["datasets"]["validation"],
             tuning=TUNING,
             settings=lambda w: {} if w.tuned in RUN["variants"] else METHODS[w.tuned],
-            folder=lambda w: str(run.baselines.get(w.tuned, "")),
             spec=lambda w: spec_of(w.tuned),
             batch=RUN["restoration"]["batch"],
             device=RUN["device"],

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rerg.baselines import guarded, prepare, restore
+from rerg.baselines import folder_of, guarded, prepare, restore
 from rerg.devices import claim
 from rerg.problems import load_observations
 from rerg.script import logged
@@ -18,20 +18,20 @@ log = logging.getLogger(__name__)
 
 def restorations(source, name):
     """The arrays of one restoration file."""
-    params, settings = snakemake.params, snakemake.params.settings
+    params, settings, files = snakemake.params, snakemake.params.settings, snakemake.input
     function, denoiser = prepare(
-        name, settings, params.folder, params.spec, snakemake.input.weights, params.device
+        name, settings, folder_of(files.baseline), params.spec, files.weights, params.device
     )
     problem, observations = load_observations(source, params.device)
     parameters = settings["parameters"]
-    if snakemake.input.tuning:
-        parameters = {**parameters, **best(snakemake.input.tuning[0], problem.name)}
+    if files.tuning:
+        parameters = {**parameters, **best(files.tuning[0], problem.name)}
     return restore(function, observations, parameters, denoiser, params.batch)
 
 
 with logged(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
-    name, timeout = snakemake.wildcards.method, snakemake.params.settings["timeout"]
+    name, timeout = snakemake.params.name, snakemake.params.settings["timeout"]
     claim(snakemake.params.device)
     for source, target in zip(snakemake.input.observations, snakemake.output, strict=True):
         arrays, reason = guarded(partial(restorations, source, name), timeout)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from rerg.baselines import guarded, prepare, restore
+from rerg.baselines import folder_of, guarded, prepare, restore
 from rerg.config import digest
 from rerg.devices import claim
 from rerg.networks import load_weights
@@ -44,7 +44,12 @@ def try_baseline(problem, parameters):
 
     def task():
         function, denoiser = prepare(
-            name, settings, params.folder, params.spec, source.weights, params.device
+            name,
+            settings,
+            folder_of(source.baseline),
+            params.spec,
+            source.weights,
+            params.device,
         )
         observations, truth = observe(problem)
         chosen = {**settings["parameters"], **parameters}
