@@ -175,31 +175,37 @@ def restore(
 ) -> dict[str, np.ndarray]:
     """Restore every image: the arrays of a restoration file (`{image}`, `{image}.trace`, `stats`).
 
-    partial: a folder where finished batches are kept, so that a killed job goes on; `key` is all
-    that the result depends on, so that a changed one starts anew.
+    partial: a folder where the images of finished batches are kept, so that a killed job goes on
+    with those that are left, in the batches of an unbroken one; `key` is all that the result
+    depends on, so that a changed one starts anew.
     """
-    arrays, stats = {}, {}
-    for names in tqdm(batches(observations, batch_size), unit="batch", disable=None):
-        kept = partial / f"{digest([key, names])[:32]}.npz" if partial else None
-        if kept is not None and kept.exists():
-            content = dict(np.load(kept, allow_pickle=False))
-        else:
-            observation = batch([observations[name] for name in names])
-            clean = None if truth is None else torch.stack([truth[n] for n in names])
-            clean = None if clean is None else clean.to(observation.y)
-            x, rows, traces = restore_batch(
-                variant, networks, observation, scale, solver, options, clean, bound_iterates
-            )
-            content = dict(zip(names, x, strict=True))
-            content |= {
-                f"{n}.trace": t for n, t in zip(names, traces, strict=True) if t is not None
-            }
-            content["stats"] = np.array(json.dumps(dict(zip(names, rows, strict=True))))
-            if kept is not None:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                with (unfinished := kept.with_suffix(".partial")).open("wb") as file:
+
+    def kept(name: str) -> Path:
+        return partial / f"{digest([key, name])[:32]}.npz"
+
+    finished = {}
+    if partial is not None:
+        partial.mkdir(parents=True, exist_ok=True)
+        names = [name for name in observations if kept(name).exists()]
+        finished = {name: dict(np.load(kept(name), allow_pickle=False)) for name in names}
+    left = {name: o for name, o in observations.items() if name not in finished}
+    for names in tqdm(batches(left, batch_size), unit="batch", disable=None):
+        observation = batch([observations[name] for name in names])
+        clean = None if truth is None else torch.stack([truth[n] for n in names])
+        clean = None if clean is None else clean.to(observation.y)
+        restored = restore_batch(
+            variant, networks, observation, scale, solver, options, clean, bound_iterates
+        )
+        for name, x, row, trace in zip(names, *restored, strict=True):
+            content = {name: x, "stats": np.array(json.dumps(row))}
+            if trace is not None:
+                content[f"{name}.trace"] = trace
+            if partial is not None:
+                with (unfinished := kept(name).with_suffix(".partial")).open("wb") as file:
                     np.savez(file, **content)
-                unfinished.replace(kept)
-        stats |= json.loads(str(content.pop("stats")))
-        arrays |= content
-    return {**arrays, "stats": np.array(json.dumps(stats))}
+                unfinished.replace(kept(name))
+            finished[name] = content
+    contents = [finished[name] for name in observations]
+    stats = [json.loads(str(content.pop("stats"))) for content in contents]
+    arrays = {key: array for content in contents for key, array in content.items()}
+    return {**arrays, "stats": np.array(json.dumps(dict(zip(observations, stats, strict=True))))}

@@ -21,7 +21,7 @@ with logged(snakemake.log[0]):
     params, device = snakemake.params, snakemake.params.device
     claim(device)
     networks = build_networks(params.spec)
-    about = load_weights(snakemake.input.weights, networks, {"config": digest(params.spec)})
+    about = load_weights(snakemake.input.weights[0], networks, {"config": digest(params.spec)})
     networks.to(device).requires_grad_(False)
     with h5py.File(snakemake.input.images) as file:
         images = {name: torch.from_numpy(stored[()]) for name, stored in file.items()}
@@ -36,7 +36,7 @@ with logged(snakemake.log[0]):
         if "learning_rate" in options:
             options = {**options, **params.learning_rates.get(problem.name, {})}
         key = [about["sha256"], digest(Path(source).read_bytes().hex()), params.method]
-        key += [options, params.batch, params.bound_iterates]
+        key += [options, params.bound_iterates]
         key += [observation.sigma for observation in observations.values()]
         arrays = restore(
             params.method["variant"],
