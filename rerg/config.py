@@ -174,11 +174,11 @@ class Run:
     def _check_names(self, files: Sequence[str | Path]) -> None:
         config = self.config
         source = origins(files)
-        batch, processes = config["training"]["batch"], config["training"]["processes"]
-        if batch % processes:
+        batch, processes, nodes = (config["training"][k] for k in ("batch", "processes", "nodes"))
+        if batch % (processes * nodes):
             raise InputError(
-                f"{source['training']}: training.batch: expected a multiple of training.processes, "
-                f"{processes}, got {batch}"
+                f"{source['training']}: training.batch: expected a multiple of "
+                f"training.processes x training.nodes, {processes * nodes}, got {batch}"
             )
         for split in SPLITS:
             names = config["datasets"][split]

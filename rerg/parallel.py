@@ -7,7 +7,9 @@ and outside of the backward pass, so gradients are averaged once, after it.
 
 import json
 import logging
+import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -90,21 +92,33 @@ class Part:
         return int(self.rng.integers(high))
 
 
-def spread(job: dict, processes: int) -> None:
+def spread(job: dict, processes: int, nodes: int = 1) -> None:
     """Run `rerg.training.train_job` in several processes; its checkpoint keeps the last step.
 
-    SIGTERM is passed on, and ends this process with status 143 once the checkpoint is written.
-    Raises InputError where lightning-fabric is not installed.
+    nodes: of the Slurm job that this process is in, with so many processes each. SIGTERM is passed
+    on, and ends this process with status 143 once the checkpoint is written.
+    Raises InputError where lightning-fabric is not installed, and several nodes are not Slurm's.
     """
     if find_spec("lightning_fabric") is None:
         raise InputError(
-            f"training.processes is {processes}: that needs pip install 'rerg[distributed]'"
+            f"training.processes is {processes} and training.nodes {nodes}: "
+            "that needs pip install 'rerg[distributed]'"
+        )
+    if nodes > 1 and "SLURM_JOB_ID" not in os.environ:
+        raise InputError(
+            f"training.nodes is {nodes}: expected a Slurm job, whose nodes share the training"
         )
     path = Path(job["checkpoint"]).with_suffix(".job.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"job": job, "processes": processes}))
-    child = subprocess.Popen([sys.executable, "-m", "rerg.parallel", str(path)])
-    previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    path.write_text(json.dumps({"job": job, "processes": processes, "nodes": nodes}))
+    command, environment = [sys.executable, "-m", "rerg.parallel", str(path)], dict(os.environ)
+    if nodes > 1:
+        command = [*_srun(processes, nodes, job["threads"]), *command]
+        # Names of Slurm's nodes need not be names of hosts; this is the first node's process.
+        environment |= {"MASTER_ADDR": socket.gethostname(), "MASTER_PORT": str(_free_port())}
+    child = subprocess.Popen(command, env=environment)
+    # srun answers SIGTERM by SIGKILL; Slurm gives its processes a SIGTERM of their own.
+    previous = signal.signal(signal.SIGTERM, lambda *_: nodes > 1 or child.terminate())
     try:
         status = child.wait()
     finally:
@@ -114,17 +128,37 @@ def spread(job: dict, processes: int) -> None:
         raise SystemExit(status)
 
 
-def join(device: str, processes: int) -> Group:
-    """Start the other processes, if this is the first, and connect to them."""
+def _srun(processes: int, nodes: int, threads: int) -> list[str]:
+    """The command that starts a process per task on the nodes of this Slurm job."""
+    return [
+        "srun",
+        f"--nodes={nodes}",
+        f"--ntasks={nodes * processes}",
+        f"--ntasks-per-node={processes}",
+        f"--cpus-per-task={max(threads // processes, 1)}",
+        "--mpi=none",
+        "--kill-on-bad-exit=1",
+    ]
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("", 0))
+        return listening.getsockname()[1]
+
+
+def join(device: str, processes: int, nodes: int = 1) -> Group:
+    """Connect to the other processes; the first of a single node starts them before."""
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment
+    from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 
     fabric = Fabric(
         accelerator=device,
         devices=processes,
+        num_nodes=nodes,
         strategy="ddp",
         # Else Fabric takes the one task of a Slurm job for one of the training's processes.
-        plugins=[LightningEnvironment()],
+        plugins=[SLURMEnvironment() if nodes > 1 else LightningEnvironment()],
     )
     fabric.launch()
     return Group(fabric.global_rank, fabric.world_size, str(fabric.device))
@@ -136,7 +170,7 @@ def main() -> None:
 
     content = json.loads(Path(sys.argv[1]).read_text())
     job, processes = content["job"], content["processes"]
-    group = join(job["device"], processes)
+    group = join(job["device"], processes, content["nodes"])
     if group.rank == 0:
         logging.basicConfig(
             format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, filename=job["log"]

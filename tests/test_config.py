@@ -34,6 +34,7 @@ def changed(path: str, value: object) -> dict:
         ("variants.rerg.betta", 0.1, "variants.rerg.betta: unknown key; did you mean beta?"),
         ("seed", "zero", 'seed: expected integer, got "zero"'),
         ("training.batch", 0, "training.batch: expected at least 1, got 0"),
+        ("training.nodes", 3, "training.batch: expected a multiple of training.processes x"),
         ("device", "gpu", "device: expected one of cpu, cuda"),
         ("run", "../up", "run: expected a name of the form"),
         ("network.channels", [8, 8], "network.channels: "),

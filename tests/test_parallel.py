@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import clean_images, spec_of
 
+from rerg.config import InputError
 from rerg.networks import save_weights
 from rerg.parallel import Group, Part, spread
 from rerg.training import evaluations_of, load_checkpoint, train_job
@@ -126,6 +127,14 @@ def test_sigterm_stops_two_processes_at_one_step(files, shared, tmp_path):
     resumed = load_checkpoint(checkpoint, job["spec"])
     for key, value in unbroken["networks"].items():
         assert torch.equal(value, resumed["networks"][key]), key
+
+
+def test_several_nodes_are_slurms(files, tmp_path, monkeypatch):
+    """That they train what one does is tested on a Slurm, in tests/cluster."""
+    pytest.importorskip("lightning_fabric")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(InputError, match=r"^training\.nodes is 2: expected a Slurm job"):
+        spread(job_of("rg", files, tmp_path), 1, nodes=2)
 
 
 def test_a_log_takes_the_lines_of_other_processes(tmp_path):

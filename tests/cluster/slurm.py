@@ -2,8 +2,9 @@
 
     python tests/cluster/slurm.py start | stop
 
-Node c1 is in the partition cpu, node g1 in the partition gpu with two pretend GPUs, which are
-copies of /dev/null. Needs Debian or Ubuntu, root, and either Slurm's packages or apt.
+Node c1 is in the partition cpu, node g1 in the partition gpu, and both are in the partition both.
+c1 has one and g1 two pretend GPUs, which are copies of /dev/null. Needs Debian or Ubuntu, root, and
+either Slurm's packages or apt.
 """
 
 import os
@@ -95,7 +96,7 @@ def configure() -> None:
             hosts.write(f"127.0.0.1 {host}\n")
     for folder in (CONF, LOGS, STATE / "controller", *(STATE / node for node in NODES)):
         folder.mkdir(parents=True, exist_ok=True)
-    for i in range(2):
+    for i in range(3):
         device = STATE / f"gpu{i}"
         if not device.exists():
             os.mknod(device, 0o020666, os.makedev(1, 3))
@@ -133,13 +134,17 @@ AccountingStorageHost=127.0.0.1
 AccountingStorageTRES=gres/gpu
 AccountingStoreFlags=job_comment
 JobCompType=jobcomp/none
-NodeName=c1 Port={NODES["c1"]} {common}
+NodeName=c1 Port={NODES["c1"]} {common} Gres=gpu:1
 NodeName=g1 Port={NODES["g1"]} {common} Gres=gpu:2
 PartitionName=cpu Nodes=c1 Default=YES MaxTime=INFINITE
 PartitionName=gpu Nodes=g1 MaxTime=INFINITE
+PartitionName=both Nodes=c1,g1 MaxTime=INFINITE
 """
     )
-    (CONF / "gres.conf").write_text(f"{MARK}\nNodeName=g1 Name=gpu File={STATE}/gpu[0-1]\n")
+    (CONF / "gres.conf").write_text(
+        f"{MARK}\nNodeName=g1 Name=gpu File={STATE}/gpu[0-1]\n"
+        f"NodeName=c1 Name=gpu File={STATE}/gpu2\n"
+    )
     accounting = CONF / "slurmdbd.conf"
     accounting.touch(mode=0o600)
     accounting.write_text(

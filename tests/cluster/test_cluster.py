@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from rerg.training import train_job
@@ -172,6 +173,32 @@ def test_trainings_get_gpus_and_local_rules_no_job(cluster, clone):
             assert (partition, node) == ("gpu", "g1") and "gres/gpu=1" in allocated
         else:
             assert (partition, node) == ("cpu", "c1") and "gres/gpu" not in allocated, state
-    rules = ["prepare", "splits", "observe_den25", "train", "restore_0_den25", "score_den25"]
+    restored = [f"restore_{method}_den25" for method in ("red", "rg1")]
+    rules = ["prepare", "splits", "observe_den25", "train", *restored, "score_den25"]
     assert seen == {f"rule_{rule}" for rule in rules}
     assert (clone / RESULTS / "claims.md").exists()  # by a local rule, as are its inputs' locks
+
+
+def test_two_nodes_train_what_one_process_trains(cluster, clone, tmp_path):
+    """A node's process has half of every batch; the weights are one process's within rounding."""
+    over = {"training": {"nodes": 2}, "variants": {"red": {"evaluations": 100}}}
+    (clone / "nodes.yaml").write_text(yaml.safe_dump(over))
+    files = ["--configfile", "config/paper.yaml", "nodes.yaml"]
+    resources = ["--set-resources", "train:gpu=2", "train:slurm_partition=both"]
+    target = RESULTS / "models" / "red.safetensors"
+    with started(clone, *files, *resources, "--", str(target)) as process:
+        output = finish(process, 300)
+    assert process.returncode == 0, output[-3000:]
+
+    rows = accounted(cluster, "JobID", "Comment", "NodeList", "AllocTRES")
+    (row,) = [row for row in rows if "gres/gpu=2" in row[3]]
+    job_id, comment, nodes, _ = row
+    assert (comment, nodes) == ("rule_train_wildcards_red", "c1,g1")
+    steps = cluster.output("sacct", "-nPj", job_id, "--format=JobID,NTasks,NNodes")
+    assert f"{job_id}.0|2|2" in steps.splitlines()
+
+    about = json.loads((clone / target.with_suffix(".json")).read_text())
+    assert about["spec"]["settings"]["evaluations"] == 100
+    expected, trained = unbroken(clone, tmp_path, about["spec"]), load_file(clone / target)
+    for key, value in expected.items():
+        torch.testing.assert_close(trained[key], value, rtol=0, atol=1e-5)

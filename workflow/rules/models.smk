@@ -1,4 +1,10 @@
 # Models: one training per variant, by the same loop; all but the warm start begin from it.
+# Over several nodes srun starts the processes, called by the script (Snakemake's `mpi`): a task of
+# the job is a node's share.
+NODES = RUN["training"]["nodes"]
+SEVERAL_NODES = {"nodes": NODES, "tasks": NODES, "tasks_per_gpu": 0, "mpi": "srun"}
+
+
 rule train:
     """One variant, trained until its budget of network evaluations is spent."""
     input:
@@ -38,7 +44,8 @@ rule train:
         "../../environment.yml"
     threads: lambda w: RUN["variants"][w.variant]["threads"]
     resources:
-        gpu=GPU * RUN["training"]["processes"],
+        **(SEVERAL_NODES if NODES > 1 else {}),
+        gpu=GPU * RUN["training"]["processes"] * NODES,
         mem_mb=4000 * RUN["training"]["processes"],
         runtime=RUN["training"]["runtime"],
     params:
@@ -46,6 +53,7 @@ rule train:
         kernels=kernel_files(TRAINED),
         device=RUN["device"],
         processes=RUN["training"]["processes"],
+        nodes=NODES,
         # No output: Snakemake deletes the outputs of a job that was killed.
         checkpoint=f"{RESULTS}/checkpoints/{{variant}}.ckpt",
         log_every=RUN["training"]["log_every"],

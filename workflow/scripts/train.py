@@ -25,8 +25,8 @@ with logged(snakemake.log[0]):
         "checkpoint_every": params.checkpoint_every,
         "log": snakemake.log[0],
     }
-    if params.processes > 1:
-        spread(job, params.processes)  # the budget is spent then, and what follows reads it
+    if params.processes * params.nodes > 1:
+        spread(job, params.processes, params.nodes)  # the budget is spent then, and what follows reads it
     networks, rows = train_job(job)
     pd.DataFrame(rows).to_csv(snakemake.output.curve, index=False, float_format="%.6g")
     save_weights(snakemake.output.weights, networks, describe(params.spec, rows))
