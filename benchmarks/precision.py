@@ -8,11 +8,10 @@ To be held, for a precision to be offered for restorations: 0.02 dB at most, on 
 import argparse
 import json
 import time
+from itertools import islice
 from pathlib import Path
 
-import h5py
-import torch
-
+from rerg.images import read_images
 from rerg.networks import load_weights
 from rerg.problems import load_observations
 from rerg.restoration import psnr, solve
@@ -35,8 +34,8 @@ def main() -> None:
     networks = build_networks(spec)
     load_weights(weights, networks, {})
     networks.to(given.device).requires_grad_(False)
-    with h5py.File(given.run / "images" / f"{given.dataset}.h5") as file:
-        images = {name: torch.from_numpy(file[name][()]) for name in list(file)[: given.images]}
+    stored = read_images(given.run / "images" / f"{given.dataset}.h5")
+    images = dict(islice(stored.items(), given.images))
     print("| problem | PSNR, dB | change by bf16, dB | residual | of bf16 | s | of bf16 |")
     print("|---|---|---|---|---|---|---|")
     for path in sorted((given.run / "observations" / given.dataset).glob("*.npz")):
@@ -46,8 +45,8 @@ def main() -> None:
             for network in networks.values():
                 network.precision = precision
             quality, residual, began = [], [], time.perf_counter()
-            for name, pixels in images.items():
-                truth = problem.crop(pixels.permute(2, 0, 1)[None].float() / 255)
+            for name, x in images.items():
+                truth = problem.crop(x[None])
                 T = restoring_map(
                     given.variant, networks, observations[name], spec["network"]["scale"], "fast"
                 )

@@ -275,6 +275,19 @@ def check_disjoint(splits: Mapping[str, Sequence[Path]]) -> dict[str, dict[str, 
     return found
 
 
+def as_tensor(pixels: np.ndarray) -> "torch.Tensor":
+    """uint8 (..., H, W, 3) as float32 (..., 3, H, W) in [0, 1]."""
+    import torch  # here, as fetching and preparing images have no use for its seconds
+
+    return torch.from_numpy(pixels).movedim(-1, -3).contiguous().float() / 255
+
+
+def read_images(path: Path) -> "dict[str, torch.Tensor]":
+    """All images of a prepared file, float32 (3, H, W) in [0, 1]."""
+    with h5py.File(path) as file:
+        return {image: as_tensor(stored[()]) for image, stored in file.items()}
+
+
 class Crops:
     """Random crops of prepared images, read from the files crop by crop.
 
@@ -296,10 +309,7 @@ class Crops:
                 )
 
     def __call__(self, generator: np.random.Generator) -> "torch.Tensor":
-        import torch  # here, as fetching and preparing images have no use for its seconds
-
-        crops = np.stack([self._crop(generator) for _ in range(self.batch)])
-        return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous().float() / 255
+        return as_tensor(np.stack([self._crop(generator) for _ in range(self.batch)]))
 
     def _crop(self, generator: np.random.Generator) -> np.ndarray:
         image = self._images[generator.integers(len(self._images))]

@@ -15,9 +15,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
+from rerg.images import as_tensor
 from rerg.problems import Observation, Problem, generator
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def validation_observations(
     for dataset, path in paths.items():
         with h5py.File(path) as file:
             for image in itertools.islice(file, count - len(observed)):
-                x = torch.from_numpy(file[image][()]).permute(2, 0, 1)[None].float() / 255
+                x = as_tensor(file[image][()])[None]
                 rng = generator(dataset, problem.name, image)
                 observed[f"{dataset}/{image}"] = problem.observe(x, [rng]).to(device)
                 truth[f"{dataset}/{image}"] = problem.crop(x[0])

@@ -63,7 +63,7 @@ rule prepare:
             else SMALLEST_SCORED
         ),
     script:
-        "../scripts/prepare_images.py"
+        "../scripts/prepare.py"
 
 
 rule prepare_kernels:
@@ -80,7 +80,7 @@ rule prepare_kernels:
     params:
         entry=lambda w: DATASETS[w.dataset],
     script:
-        "../scripts/prepare_kernels.py"
+        "../scripts/prepare.py"
 
 
 rule splits:

@@ -1,11 +1,11 @@
 """Score all restorations of a group of problems on one dataset."""
 
-import subprocess
 from pathlib import Path
 
 import h5py
 
 from rerg.perceptual import load_lpips
+from rerg.provenance import commit
 from rerg.scores import score, write_scores
 from rerg.script import logged
 
@@ -14,9 +14,7 @@ with logged(snakemake.log[0]):
         truth = {image: file[image][()] for image in file}
     lpips = load_lpips(Path(snakemake.input.lpips))
     # Read here, not given by params: a commit alone must not make the scores stale.
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    head = commit(Path.cwd())
     restorations = [Path(path) for path in snakemake.input.restorations]
     for observations, target in zip(snakemake.input.observations, snakemake.output, strict=True):
         problem = Path(target).stem
@@ -29,6 +27,6 @@ with logged(snakemake.log[0]):
             restorations={p.stem: p for p in restorations if p.parent.name == problem},
             lpips=lpips,
             seed=snakemake.params.seed,
-            commit=commit,
+            commit=head or "",
         )
         write_scores(table, Path(target))
