@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import torch
+import torch._functorch.config
 import torch.nn.functional as F
 from deepinv.models import DRUNet
 from safetensors.torch import load_file, save_file
@@ -33,6 +34,7 @@ class UNet(nn.Module):
             pretrained=None,
         ).to(memory_format=torch.channels_last)
         self.conditioned = conditioned
+        self.body = self.unet.forward_unet
         self.passes = [0, 0]
         self.precision = "float32"
 
@@ -51,7 +53,7 @@ class UNet(nn.Module):
             z = torch.cat([z, level.expand(len(z), 1, *z.shape[-2:])], 1)
         low = self.precision == "bf16"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
-            out = self.unet.forward_unet(z.contiguous(memory_format=torch.channels_last))
+            out = self.body(z.contiguous(memory_format=torch.channels_last))
         out = out.to(x.dtype)
         self.passes[0] += 1
         if out.requires_grad:
@@ -67,6 +69,23 @@ def build(spec: dict, conditioned: bool, seed: int) -> UNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return UNet(spec["channels"], spec["blocks"], conditioned)
+
+
+def compile_networks(networks: nn.ModuleDict) -> None:
+    """Run the networks by torch.compile from now on: the same within rounding.
+
+    Raises InputError where torch.compile does not work on this machine.
+    """
+    # A deep equilibrium's backward solve goes through one graph many times, which buffers that
+    # are given away after the first do not survive.
+    torch._functorch.config.donated_buffer = False
+    try:
+        torch.compile(torch.sin)(next(networks.parameters()).detach())
+    except RuntimeError as error:
+        reason = next(line for line in str(error).splitlines() if line.strip())
+        raise InputError(f"compile: torch.compile does not work here: {reason}") from None
+    for network in networks.values():
+        network.body = torch.compile(network.unet.forward_unet, dynamic=True)
 
 
 def copy_weights(source: UNet, target: UNet) -> None:

@@ -7,7 +7,6 @@ import pickle
 import signal
 import time
 from collections.abc import Callable
-from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from rerg.config import InputError, digest
 from rerg.devices import peak_memory_mb
 from rerg.images import Crops, prefetch
-from rerg.networks import build, copy_weights, load_weights
+from rerg.networks import build, compile_networks, copy_weights, load_weights
 from rerg.parallel import Group
 from rerg.problems import Problem
 from rerg.variants import Batch, Settings, module
@@ -163,12 +162,14 @@ def train(
     log_every: int = 20,
     checkpoint_every: float = 60.0,
     group: Group | None = None,
+    compiled: bool = False,
 ) -> tuple[nn.ModuleDict, list[dict]]:
     """Train a variant until its budget of network evaluations is spent.
 
     spec: variant, settings (evaluations, learning_rate, beta), network, training (crop, batch,
     clip, precision), equilibrium, problems (trained entries) and seed: all that the result depends
     on, with the images. group: the processes that share every step, else this one alone.
+    compiled: run the networks by torch.compile, which changes rounding only.
     Returns the networks and a row per `log_every` steps. A killed training goes on from its
     checkpoint and ends with the weights of an unbroken one.
     """
@@ -182,6 +183,8 @@ def train(
     networks.to(device)
     for network in networks.values():
         network.precision = spec["training"]["precision"]
+    if compiled:
+        compile_networks(networks)
     optimizer = torch.optim.Adam(networks.parameters(), lr=spec["settings"]["learning_rate"])
     step, rows, window, seconds = 0, [], [], 0.0
     if state := load_checkpoint(checkpoint, spec):
@@ -197,12 +200,17 @@ def train(
     began = saved = time.monotonic()
     before = seconds
     quiet = True if group.rank else None
-    batches = prefetch(partial(draw_batch, crops, problems, spec["seed"]), count(step))
+
+    def load(step: int) -> Batch:
+        batch = draw_batch(crops, problems, spec["seed"], step).part(group)
+        return batch.pinned() if device.startswith("cuda") else batch
+
+    batches = prefetch(load, count(step))
     bar = tqdm(total=budget, initial=evaluations_of(networks), unit="eval", disable=quiet)
     try:
         while (spent := evaluations_of(networks)) < budget:
             optimizer.param_groups[0]["lr"] = learning_rate(spec["settings"], step, spent)
-            batch = next(batches).part(group).to(device)
+            batch = next(batches).to(device)
             row = take_step(variant, networks, optimizer, batch, settings, clip)
             stop = agree(group, networks, bool(stopped))
             window.append(row)
@@ -272,7 +280,7 @@ def train_job(job: dict, group: Group | None = None) -> tuple[nn.ModuleDict, lis
     """`train` from what the rule knows, all of it plain values and paths.
 
     job: spec, start (a weights file or None), images (prepared files), checkpoint, kernels,
-    device, threads, log_every, checkpoint_every.
+    device, threads, compile, log_every, checkpoint_every.
     """
     torch.set_num_threads(job["threads"])
     spec, start = job["spec"], None
@@ -289,6 +297,7 @@ def train_job(job: dict, group: Group | None = None) -> tuple[nn.ModuleDict, lis
         log_every=job["log_every"],
         checkpoint_every=job["checkpoint_every"],
         group=group,
+        compiled=job["compile"],
     )
 
 

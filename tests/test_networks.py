@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 from conftest import spec_of, white
+from torch import nn
 
 from rerg.config import InputError, digest
 from rerg.equilibrium import ProximalGradient, equilibrium
-from rerg.networks import build, copy_weights, load_weights, save_weights
+from rerg.networks import build, compile_networks, copy_weights, load_weights, save_weights
 from rerg.problems import Problem
 from rerg.training import build_networks
 
@@ -104,6 +106,19 @@ def refusal(path, networks, expected=None):
     message = str(caught.value)
     assert "\n" not in message and path.name in message
     return message
+
+
+def test_a_machine_that_cannot_compile_is_one_line(monkeypatch):
+    networks = nn.ModuleDict({"rg": build(SPEC, False, 0)})
+    with (
+        torch._inductor.config.patch(
+            {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
+        ),
+        pytest.raises(InputError) as error,
+    ):
+        compile_networks(networks)
+    assert str(error.value).startswith("compile: torch.compile does not work here: ")
+    assert "\n" not in str(error.value)
 
 
 def test_weights_of_another_architecture_are_refused(saved):

@@ -1,5 +1,6 @@
 """The training loop: deterministic, resumed bit for bit, and safe when it is killed."""
 
+import functools
 import math
 import os
 import signal
@@ -208,6 +209,40 @@ def test_training_is_described():
     assert describe(spec, losing[:4])["collapsed"] is False
     without = describe(spec, [row])
     assert without["collapsed"] is False and without["lost"] is None
+
+
+def test_a_gpu_gets_pinned_images_without_a_wait(monkeypatch):
+    """Pinning itself needs a GPU: which images are pinned, and how they are copied, does not."""
+    batch = draw_batch(crops, [problem_of("com80")], 0, 1)
+    images = [batch.truth, batch.observation.y, batch.observation.x0]
+    pinned, copied, real = [], [], torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(x) or x.clone())
+    other = batch.pinned()
+    assert {id(x) for x in pinned} == {id(x) for x in images}
+
+    def to(x, *arguments, **options):
+        if options.get("non_blocking") and arguments == ("cpu",):
+            copied.append(x)
+        return real(x, *arguments, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    moved = other.to("cpu")
+    assert len(copied) == 3
+    for a, b in zip(images, (moved.truth, moved.observation.y, moved.observation.x0), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("variant", ["rerg", "mtdeq"])
+def test_compiled_networks_train_the_same_within_rounding(variant, trained, tmp_path, monkeypatch):
+    """By the backend without generated code, whose compilation takes minutes."""
+    compiler = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", compiler)
+    spec = spec_of(variant, 160)
+    plain, rows = train(spec, crops, trained, tmp_path / "a", log_every=1)
+    compiled, others = train(spec, crops, trained, tmp_path / "b", log_every=1, compiled=True)
+    assert [row["evaluations"] for row in rows] == [row["evaluations"] for row in others]
+    for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
 def test_progress_is_logged(tmp_path, caplog):

@@ -5,6 +5,7 @@ A variant's module has `NETWORKS`, the networks that it trains (name to "has a n
 """
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 
@@ -35,8 +36,19 @@ class Batch:
     group: Group = field(default_factory=Group)
 
     def to(self, device: str) -> "Batch":
-        """The same batch on a device."""
-        return replace(self, truth=self.truth.to(device), observation=self.observation.to(device))
+        """The same batch on a device; the host does not wait for copies of pinned images."""
+        physics = self.observation.physics.to(device)
+        # On the way to a GPU only: the host would read what is not yet copied back.
+        return self._images(lambda x: x.to(device, non_blocking=True), physics)
+
+    def pinned(self) -> "Batch":
+        """The same batch in pinned memory, which a GPU copies while the host goes on."""
+        return self._images(Tensor.pin_memory, self.observation.physics)
+
+    def _images(self, change: Callable[[Tensor], Tensor], physics) -> "Batch":
+        y, x0 = change(self.observation.y), change(self.observation.x0)
+        observation = replace(self.observation, y=y, x0=x0, physics=physics)
+        return replace(self, truth=change(self.truth), observation=observation)
 
     def part(self, group: Group) -> "Batch":
         """What one of several processes takes of the batch."""

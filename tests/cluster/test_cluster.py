@@ -104,6 +104,7 @@ def unbroken(clone: Path, folder: Path, spec: dict) -> dict[str, torch.Tensor]:
             "kernels": {},
             "device": "cpu",
             "threads": 1,
+            "compile": False,
             "log_every": 50,
             "checkpoint_every": 1e9,
         }

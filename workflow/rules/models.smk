@@ -52,6 +52,7 @@ rule train:
         spec=lambda w: training_spec(w.variant),
         kernels=kernel_files(TRAINED),
         device=RUN["device"],
+        compile=RUN["training"]["compile"],
         processes=RUN["training"]["processes"],
         nodes=NODES,
         # No output: Snakemake deletes the outputs of a job that was killed.

@@ -56,6 +56,7 @@ for method in run.all_methods():
                 batch=RUN["restoration"]["batch"],
                 bound_iterates=RUN["restoration"]["bound_iterates"],
                 device=RUN["device"],
+                compile=RUN["restoration"]["compile"],
                 partial=f"{RESULTS}/checkpoints/{{dataset}}.{method}.{problems[0]}",
             script:
                 "../scripts/restore.py"

@@ -3,13 +3,13 @@
 import shutil
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 
 from rerg.config import digest
 from rerg.devices import claim
-from rerg.networks import load_weights
+from rerg.images import read_images
+from rerg.networks import compile_networks, load_weights
 from rerg.problems import load_observations
 from rerg.restoration import restore
 from rerg.script import logged
@@ -23,9 +23,9 @@ with logged(snakemake.log[0]):
     networks = build_networks(params.spec)
     about = load_weights(snakemake.input.weights[0], networks, {"config": digest(params.spec)})
     networks.to(device).requires_grad_(False)
-    with h5py.File(snakemake.input.images) as file:
-        images = {name: torch.from_numpy(stored[()]) for name, stored in file.items()}
-    clean = {name: pixels.permute(2, 0, 1).float() / 255 for name, pixels in images.items()}
+    if params.compile:
+        compile_networks(networks)
+    clean = read_images(snakemake.input.images)
     partial = Path(params.partial)
     for source, target in zip(snakemake.input.observations, snakemake.output, strict=True):
         problem, observations = load_observations(source, device)

@@ -21,12 +21,14 @@ with logged(snakemake.log[0]):
         "kernels": params.kernels,
         "device": params.device,
         "threads": snakemake.threads,
+        "compile": params.compile,
         "log_every": params.log_every,
         "checkpoint_every": params.checkpoint_every,
         "log": snakemake.log[0],
     }
     if params.processes * params.nodes > 1:
-        spread(job, params.processes, params.nodes)  # the budget is spent then, and what follows reads it
+        # They spend the budget, and what follows reads their last checkpoint.
+        spread(job, params.processes, params.nodes)
     networks, rows = train_job(job)
     pd.DataFrame(rows).to_csv(snakemake.output.curve, index=False, float_format="%.6g")
     save_weights(snakemake.output.weights, networks, describe(params.spec, rows))
