@@ -26,7 +26,9 @@ NAMES = ("solvers", "pnp_reg", "deq", "network", "growth", "overhead")
 
 def number(value: float | None) -> str:
     """A number for the table; an empty cell where there is none."""
-    return "" if value is None else f"{value:.3g}"
+    if value is None:
+        return ""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def table(found: list[Row]) -> str:

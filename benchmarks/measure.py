@@ -176,10 +176,15 @@ class Workload:
         if self.folder is None:
             stored = _embedded()
         else:
-            paths = sorted(p for p in self.folder.iterdir() if p.suffix in (".png", ".jpg", ".bmp"))
+            formats = (".png", ".jpg", ".bmp")
+            paths = sorted(p for p in self.folder.glob("*") if p.suffix.lower() in formats)
             stored = {path.stem: read_rgb(path) for path in paths}
         if not stored:
             raise InputError(f"{self.folder}: no image; expected files png, jpg or bmp")
+        least = self.spec["training"]["crop"]
+        for name, pixels in stored.items():
+            if min(pixels.shape[:2]) < least:
+                raise InputError(f"{self.folder}: {name}: expected at least {least} pixels a side")
         return {k: torch.from_numpy(v).permute(2, 0, 1).float() / 255 for k, v in stored.items()}
 
     @property
