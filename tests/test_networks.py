@@ -108,7 +108,7 @@ def refusal(path, networks, expected=None):
     return message
 
 
-def test_a_machine_that_cannot_compile_is_one_line(monkeypatch):
+def test_a_machine_that_cannot_compile_is_one_line():
     networks = nn.ModuleDict({"rg": build(SPEC, False, 0)})
     with (
         torch._inductor.config.patch(

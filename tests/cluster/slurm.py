@@ -14,8 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PACKAGES = ["slurm-wlm", "slurmdbd", "munge", "mariadb-server"]
@@ -33,7 +33,7 @@ class Unavailable(Exception):
     """Why no Slurm can run here."""
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> object:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 180) -> object:
     """The first truthy value of a condition, polled; TimeoutError after so many seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -244,19 +244,40 @@ def start_node(node: str) -> None:
     wait_for(lambda: output("sinfo", "-hn", node, "-o", "%T") in usable, f"node {node}")
 
 
+def processes(variable: str, value: str) -> Iterator[int]:
+    """Ids of the processes that have a variable in their environment."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"{variable}={value}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                yield int(process.name)
+
+
+@contextmanager
+def paused(job: str, script: str) -> Iterator[None]:
+    """Stop the processes of a job that run a script, and let them go on in the end."""
+    pids = [
+        pid
+        for pid in processes("SLURM_JOB_ID", job)
+        if script in Path(f"/proc/{pid}/cmdline").read_text()
+    ]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
 def kill_node(node: str) -> None:
     """Kill a node as a power cut does: slurmd, and everything that runs on it, by SIGKILL."""
     doomed = {alive(STATE / f"{node}.pid")} - {0}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (process / "environ").read_bytes().split(b"\0")
-            parent = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            above = Path(f"/proc/{parent}/comm").read_text().strip()
-        except OSError:
-            continue
-        if f"SLURMD_NODENAME={node}".encode() in environment:
-            doomed.add(int(process.name))
-            if above == "slurmstepd":
+    for pid in processes("SLURMD_NODENAME", node):
+        doomed.add(pid)
+        with suppress(OSError):
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+            if Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd":
                 doomed.add(parent)
     for pid in doomed:
         with suppress(ProcessLookupError):  # it may have ended with one killed before it
@@ -266,13 +287,20 @@ def kill_node(node: str) -> None:
 def start() -> None:
     """Install, configure and start the cluster; raises Unavailable where that can't be."""
     install()
-    configure()
-    _munge()
-    _database()
-    _accounting()
-    start_controller()
-    for node in NODES:
-        start_node(node)
+    try:
+        configure()
+        _munge()
+        _database()
+        _accounting()
+        start_controller()
+        for node in NODES:
+            start_node(node)
+    except (OSError, subprocess.CalledProcessError, RuntimeError) as error:
+        stop()
+        raise Unavailable(f"Slurm is installed but does not start: {error}") from error
+    except BaseException:
+        stop()
+        raise
 
 
 def _stop(pid_file: Path) -> None:
@@ -282,13 +310,19 @@ def _stop(pid_file: Path) -> None:
 
 
 def stop() -> None:
-    """Cancel all jobs, stop the cluster and forget its state; munged stays."""
+    """Cancel all jobs, stop the cluster and forget it; munged and the packages stay."""
+    conf = CONF / "slurm.conf"
+    if not conf.exists() or MARK not in conf.read_text():
+        return
     if works("scontrol", "ping"):
         subprocess.run(["scancel", "--user=root"], check=False)
         wait_for(lambda: not output("squeue", "-h"), "end of all jobs")
     for name in (*NODES, "slurmctld", "slurmdbd", "mariadb"):
         _stop(STATE / f"{name}.pid")
     shutil.rmtree(STATE, ignore_errors=True)
+    # With it, every start of Snakemake would wait 10 s for the controller.
+    for name in ("slurm.conf", "gres.conf", "slurmdbd.conf"):
+        (CONF / name).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
