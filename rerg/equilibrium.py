@@ -105,6 +105,7 @@ class Solution:
 
 Watch = Callable[[int, Tensor, Tensor], None]  # evaluations, iterates, residuals of the batch
 
+NEAR = 0.1  # share of the refused step's residual at which Anderson is tried again
 DIVERGED = 10.0  # root mean square of an iterate whose restoration has intensities in [0, 1]
 
 
@@ -124,6 +125,10 @@ class Plain:
     def __init__(self, x0: Tensor):
         del x0
 
+    def accepts(self, residual: Tensor) -> Tensor:
+        """For each image, whether the T(x) of that relative residual becomes the iterate."""
+        return torch.ones_like(residual, dtype=torch.bool)
+
     def next(self, x: Tensor, T_x: Tensor, residual: Tensor) -> Tensor:
         """The point at which T is evaluated next, from T(x) and the relative residuals."""
         return T_x
@@ -132,10 +137,8 @@ class Plain:
         """Forget all images of the batch but those."""
 
 
-class Momentum:
+class Momentum(Plain):
     """Nesterov's extrapolation, restarted for an image when its residual grows (14)."""
-
-    fallbacks = 0
 
     def __init__(self, x0: Tensor):
         self.previous = x0
@@ -147,9 +150,14 @@ class Momentum:
         self.t = torch.where(residual > self.residual, 1.0, self.t)
         t = (1 + (1 + 4 * self.t**2).sqrt()) / 2
         beta = (self.t - 1) / t
-        y = T_x + _per_image(beta) * (T_x - self.previous)
+        y = torch.lerp(self.previous, T_x, _per_image(1 + beta))
         self.previous, self.t, self.residual = T_x, t, residual
         return y
+
+    def restart(self, images: Tensor) -> None:
+        """Forget the velocity of these images (B,)."""
+        self.t = torch.where(images, 1.0, self.t)
+        self.residual = torch.where(images, torch.inf, self.residual)
 
     def keep(self, index: Tensor) -> None:
         """Forget all images of the batch but those."""
@@ -157,7 +165,7 @@ class Momentum:
         self.residual = self.residual[index]
 
 
-class Anderson:
+class Anderson(Plain):
     """Anderson acceleration (15): the affine mix of the last T(x_i) of least mixed residual.
 
     window: how many iterates are mixed; damping: share of T in the mix of x and T(x), in (0, 1];
@@ -165,32 +173,99 @@ class Anderson:
     singular or its solution not finite, the image takes the plain step, counted in `fallbacks`.
     """
 
-    def __init__(self, x0: Tensor, window: int = 5, damping: float = 1.0, ridge: float = 1e-8):
-        self.window, self.damping, self.ridge = window, damping, ridge
-        self.xs = self.fs = x0.new_empty(len(x0), 0, x0[0].numel())
-        self.fallbacks = 0
+    def __init__(self, x0: Tensor, window: int = 10, damping: float = 1.0, ridge: float = 1e-8):
+        self.damping, self.ridge, self.step = damping, ridge, 0
+        # A ring: the order of the iterates does not matter, so the oldest is overwritten in place.
+        self.images = x0.new_zeros(len(x0), window, x0[0].numel())
+        self.residuals = torch.zeros_like(self.images)
+        self.gram = torch.zeros(len(x0), window, window, dtype=torch.float64, device=x0.device)
+        self.filled = torch.zeros(len(x0), window, dtype=torch.bool, device=x0.device)
 
     def next(self, x: Tensor, T_x: Tensor, residual: Tensor) -> Tensor:
         """Σ α_i ((1 - damping) x_i + damping T(x_i)), Σ α = 1, of least ‖Σ α_i (T(x_i) - x_i)‖."""
-        latest = slice(-self.window, None)
-        self.xs = torch.cat([self.xs, x.flatten(1)[:, None]], 1)[:, latest]
-        self.fs = torch.cat([self.fs, T_x.flatten(1)[:, None]], 1)[:, latest]
-        residuals = (self.fs - self.xs).double()  # their Gram matrix squares their condition
-        gram = residuals @ residuals.mT
-        ridge = self.ridge * gram.diagonal(dim1=1, dim2=2).sum(1).clamp_min(1e-300)
-        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        ones = torch.ones_like(gram[..., :1])
-        alpha, info = torch.linalg.solve_ex(gram + ridge[:, None, None] * eye, ones)
+        i = self.step % self.filled.shape[1]
+        self.step += 1
+        self.images[:, i], self.residuals[:, i] = T_x.flatten(1), (T_x - x).flatten(1)
+        self.filled[:, i] = True
+        row = (self.residuals @ self.residuals[:, i, :, None])[..., 0].double()
+        self.gram[:, i] = self.gram[:, :, i] = row
+        filled = self.filled.to(self.gram)
+        gram = self.gram * filled[:, :, None] * filled[:, None]
+        ridge = self.ridge * gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True).clamp_min(1e-300)
+        gram = gram + torch.diag_embed(torch.where(self.filled, ridge, 1.0))
+        alpha, info = torch.linalg.solve_ex(gram, filled[..., None])
         alpha = alpha / alpha.sum(1, keepdim=True)
         plain = (info != 0) | ~alpha.isfinite().all((1, 2))
         self.fallbacks += int(plain.sum())
-        mixed = (1 - self.damping) * self.xs + self.damping * self.fs
-        y = (torch.nan_to_num(alpha).to(mixed) * mixed).sum(1).view_as(x)
-        return torch.where(_per_image(plain), T_x, y)
+        alpha = torch.nan_to_num(alpha).to(x).mT
+        y = alpha @ self.images
+        if self.damping < 1:
+            y = y - (1 - self.damping) * (alpha @ self.residuals)
+        return torch.where(_per_image(plain), T_x, y.view_as(x))
+
+    def restart(self, images: Tensor) -> None:
+        """Forget the iterates of these images (B,)."""
+        self.filled = self.filled & ~images[:, None]
 
     def keep(self, index: Tensor) -> None:
         """Forget all images of the batch but those."""
-        self.xs, self.fs = self.xs[index], self.fs[index]
+        self.images, self.residuals = self.images[index], self.residuals[index]
+        self.gram, self.filled = self.gram[index], self.filled[index]
+
+
+class Safeguarded(Plain):
+    """Anderson's steps as long as the residual falls, momentum where it would not (16).
+
+    A step that raises the residual of an image is refused: it goes back to its last iterate, and
+    takes the plain step from there, whatever its residual, then momentum's until the residual
+    has fallen to a tenth, then Anderson's anew. So a residual never grows but by a plain step.
+    """
+
+    def __init__(self, x0: Tensor, window: int = 10):
+        self.anderson, self.momentum = Anderson(x0, window), Momentum(x0)
+        self.residual = torch.full((len(x0),), torch.inf, dtype=x0.dtype, device=x0.device)
+        self.iterate = x0
+        self.plain = torch.ones(
+            len(x0), dtype=torch.bool, device=x0.device
+        )  # the step under way is a plain one
+        self.far = torch.zeros_like(self.plain)  # momentum's turn, until the residual is `near`
+        self.near = torch.zeros_like(self.residual)
+
+    @property
+    def fallbacks(self) -> int:
+        """Plain steps that stand for singular Anderson steps."""
+        return self.anderson.fallbacks
+
+    def accepts(self, residual: Tensor) -> Tensor:
+        """For each image, whether the T(x) of that relative residual becomes the iterate."""
+        return (residual <= self.residual) | self.plain
+
+    def next(self, x: Tensor, T_x: Tensor, residual: Tensor) -> Tensor:
+        """The point at which T is evaluated next, from T(x) and the relative residuals."""
+        refused = ~self.accepts(residual)
+        self.near = torch.where(refused & ~self.far, NEAR * self.residual, self.near)
+        self.residual = torch.where(refused, self.residual, residual)
+        if bool(refused.any()):
+            self.iterate = torch.where(_per_image(refused), self.iterate, T_x)
+        else:
+            self.iterate = T_x
+        self.far = (self.far | refused) & (self.residual > self.near)
+        self.plain = refused
+        if not bool(self.far.any()):
+            return self.anderson.next(x, T_x, residual)
+        self.momentum.restart(refused | ~self.far)
+        y = self.momentum.next(x, self.iterate, residual)
+        if not bool(self.far.all()):
+            y = torch.where(_per_image(self.far), y, self.anderson.next(x, T_x, residual))
+        self.anderson.restart(self.far)
+        return y
+
+    def keep(self, index: Tensor) -> None:
+        """Forget all images of the batch but those."""
+        self.anderson.keep(index)
+        self.momentum.keep(index)
+        self.residual, self.iterate = self.residual[index], self.iterate[index]
+        self.plain, self.far, self.near = self.plain[index], self.far[index], self.near[index]
 
 
 def fixed_point(
@@ -199,16 +274,17 @@ def fixed_point(
     *,
     iterations: int,
     tolerance: float,
-    acceleration: Callable[[Tensor], Plain | Momentum | Anderson] = Plain,
+    acceleration: Callable[[Tensor], Plain] = Plain,
     largest: float = DIVERGED,
     watch: Watch | None = None,
 ) -> Solution:
     """Iterate T from x0 until each image's relative residual ‖T(x) - x‖/‖T(x)‖ is ≤ tolerance.
 
     T: a map of a batch (B, 3, H, W); one that can be indexed (`T[index]`) is evaluated on the
-    unfinished images only. The last T(x) is returned. An image whose iterate stops being finite,
-    or whose root mean square exceeds `largest`, is stopped with `converged` False.
-    watch: called after every evaluation with the number of evaluations, T(x) and the residuals.
+    unfinished images only. The last T(x) that the acceleration accepts is returned. An image whose
+    iterate stops being finite, or whose root mean square exceeds `largest`, is stopped with
+    `converged` False.
+    watch: called after every evaluation with the number of evaluations, iterates and residuals.
     """
     solution = Solution(
         x=x0.clone(),
@@ -224,20 +300,22 @@ def fixed_point(
     for k in range(1, iterations + 1):
         T_x = T(x)
         size = _norm(T_x)
-        residual = _norm(T_x - x) / size.clamp_min(1e-30)
-        sound = alive[active] & size.isfinite() & (size <= limit)
-        done = (residual <= tolerance) & sound
-        if bool(sound.all()):
+        sound = size.isfinite() & (size <= limit)
+        residual = torch.where(sound, _norm(T_x - x) / size.clamp_min(1e-30), torch.inf)
+        accepted = accelerate.accepts(residual)
+        alive[active] &= sound | ~accepted
+        kept = accepted & alive[active]
+        if bool(kept.all()):
             solution.x[active], solution.residual[active] = T_x, residual
         else:
-            solution.x[active[sound]] = T_x[sound]
-            solution.residual[active[sound]] = residual[sound]
-        alive[active] = sound
+            solution.x[active[kept]] = T_x[kept]
+            solution.residual[active[kept]] = residual[kept]
+        done = kept & (residual <= tolerance)
         solution.evaluations[active] = k
         solution.converged[active] = done
         if watch is not None:
             watch(k, solution.x, solution.residual)
-        going = sound & ~done
+        going = alive[active] & ~done
         if not bool(going.any()) or k == iterations:
             break
         x = accelerate.next(x, T_x, residual)
@@ -301,7 +379,7 @@ def equilibrium(
     *,
     iterations: int,
     tolerance: float,
-    acceleration: Callable = Momentum,
+    acceleration: Callable[[Tensor], Plain] = Safeguarded,
     backward_iterations: int,
     backward_tolerance: float,
     report: Callable[[Solution], None] | None = None,

@@ -1,12 +1,14 @@
 """Inverse problems: y = A x̂ + n, as deepinv physics built from an entry of config/problems.yaml.
 
 Boundaries are circular. Intensities lie in [0, 1]; noise and σ stand in the config in 1/255.
-Only A, A_adjoint and prox_l2 of deepinv are called (docs/method.md, section 2).
+A and Aᵀ are deepinv's; its prox_l2 recomputes Aᵀy at each call, so the closed prox is ours, on the
+spectra that its physics hold (docs/method.md, section 2).
 """
 
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from deepinv.physics import BlurFFT, Denoising, Downsampling, Inpainting, LinearPhysics
-from torch import Tensor
+from torch import Tensor, fft
 
 from rerg.config import InputError
 
@@ -97,13 +99,32 @@ class Observation:
         """λ = σ²."""
         return self.sigma**2
 
+    @cached_property
+    def back_projection(self) -> Tensor:
+        """Aᵀ y."""
+        return self.physics.A_adjoint(self.y)
+
+    def _normal(self, x: Tensor, phi: Callable[[Tensor], Tensor]) -> Tensor:
+        """Aᵀ φ(AAᵀ) A x, by the spectrum of AAᵀ that deepinv's physics holds."""
+        physics = self.physics
+        if not isinstance(physics, Downsampling):
+            squares = abs(physics.mask) ** 2
+            return physics.V(squares * phi(squares) * physics.V_adjoint(x))
+        # A decimated image has the mean of its aliases' spectra, a zero-filled one repeats its own.
+        f, size, half = physics.factor, x.shape[-2:], x.shape[-1] // 2 + 1
+        aliases = physics.Fh2.unflatten(-1, (f, -1)).unflatten(-3, (f, -1))
+        low = fft.irfft2(physics.Fh[..., :half] * fft.rfft2(x), s=size)[..., ::f, ::f]
+        low = fft.fft2(low) * phi(aliases.mean((-4, -2)))
+        return fft.irfft2(physics.Fhc[..., :half] * low.repeat(1, 1, f, f)[..., :half], s=size)
+
     def gradient(self, x: Tensor) -> Tensor:
         """Aᵀ(A x - y), the gradient of F(x) = ½‖A x - y‖²."""
-        return self.physics.A_adjoint(self.physics.A(x) - self.y)
+        return self._normal(x, torch.ones_like) - self.back_projection
 
     def prox(self, z: Tensor, t: float) -> Tensor:
         """prox_{tF}(z) = argmin_x ½‖x - z‖² + t F(x), closed (docs/method.md, eq. 5 to 7)."""
-        return self.physics.prox_l2(z, self.y, t)
+        w = z + t * self.back_projection
+        return w - self._normal(w, lambda squares: 1 / (1 / t + squares))
 
     def with_sigma(self, sigma: float) -> "Observation":
         """The same observation with another weight λ = σ²."""

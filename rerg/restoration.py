@@ -14,7 +14,7 @@ from tqdm import tqdm
 from rerg.bound import error_bound, iteration_bound, radial_factor, rms
 from rerg.config import digest
 from rerg.devices import peak_memory_mb
-from rerg.equilibrium import Map, Momentum, ProximalGradient, Solution, adam, fixed_point
+from rerg.equilibrium import Map, ProximalGradient, Safeguarded, Solution, adam, fixed_point
 from rerg.problems import Observation, batch
 from rerg.variants import restoring_map
 
@@ -28,7 +28,7 @@ def solve(T: Map, solver: str, options: dict, watch=None) -> Solution:
     with torch.no_grad():
         if solver == "adam":
             return adam(T, T.start(), watch=watch, **options)
-        acceleration = {"acceleration": Momentum} if solver == "fast" else {}
+        acceleration = {"acceleration": Safeguarded} if solver == "fast" else {}
         return fixed_point(T, T.start(), watch=watch, **acceleration, **options)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rerg.equilibrium import ADMM, GradientDescent, Map, Momentum, ProximalGradient, equilibrium
+from rerg.equilibrium import ADMM, GradientDescent, Map, ProximalGradient, equilibrium
 from rerg.parallel import Group, Part
 from rerg.problems import Observation
 
@@ -112,7 +112,6 @@ def reconstruction_loss(T: Map, batch: Batch, settings: Settings):
     z, solution = equilibrium(
         T,
         T.start(),
-        acceleration=Momentum,
         report=lambda u: log.update(backward=u.residual.median().item()),
         **settings.equilibrium,
     )
