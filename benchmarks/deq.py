@@ -7,7 +7,6 @@ named. deepinv stops on the mean over the batch of the residuals, torchdeq on th
 rerg stops each image on its own.
 """
 
-import copy
 import time
 from collections.abc import Callable
 from functools import partial
@@ -341,80 +340,67 @@ def plain_implicit(
     out.backward(u)
 
 
-def plain_training(work: Workload) -> list[Row]:
-    """Training by deqgd against plain DEQs: fixed counts of steps, no stop, no acceleration.
+def plain_gradients(work: Workload) -> list[Row]:
+    """Our gradient of deqgd against a plain DEQ's, of fixed counts of steps, at an equal error.
 
-    One plain DEQ takes the limits of the config forward and backward; the other takes the smallest
-    count of a grid whose gradient, in the mean over batches of all problems, is as exact as ours.
-    All train on one stream from the same weights, step by step in turn. The losses are those of
-    the probed batches at exact equilibria.
+    Twice: the plain counts are the fewest of a grid that are as exact as the config's tolerances;
+    and our tolerances are the first, halved and halved again, that are as exact as plain steps up
+    to the config's limits. The error is relative, in the mean over batches of all problems.
     """
     settings, problems = settings_of(work.spec), list(work.problems.values())
-    probe, steps, grid = (2, 2, (5, 10)) if work.quick else (8, 24, (5, 10, 15, 20, 30, 40, 60, 80))
-    tight, every = uniform(settings, 1e-6, 300), solves(settings)
-    networks = work.networks()
-    batches = [draw_batch(work.crops, problems, 1, step) for step in range(probe)]
-    exact, before = [], []
+    count, rounds = (2, 1) if work.quick else (8, 3)
+    networks, tight = work.networks(), uniform(settings, 1e-6, 300)
+    batches = [draw_batch(work.crops, problems, 1, step) for step in range(count)]
+    exact = []
     for batch in batches:
-        before.append(implicit(networks, batch, tight))
+        implicit(networks, batch, tight)
         exact.append(gradient_of(networks))
 
-    def error(gradient: Callable[[nn.ModuleDict, Batch], object]) -> float:
+    def error(gradient: Callable[[Batch], object]) -> float:
         off = []
         for batch, g in zip(batches, exact, strict=True):
-            gradient(networks, batch)
+            gradient(batch)
             off.append(((gradient_of(networks) - g).norm() / g.norm()).item())
         return float(np.mean(off))
 
-    def plainly(forward: int, backward: int) -> Callable[[nn.ModuleDict, Batch], None]:
-        return lambda n, batch: plain_implicit(n, batch, work.scale, forward, backward)
+    def plainly(forward: int, backward: int) -> Callable[[Batch], None]:
+        return lambda batch: plain_implicit(networks, batch, work.scale, forward, backward)
 
-    def ours(n: nn.ModuleDict, batch: Batch) -> None:
-        implicit(n, batch, every)
+    def ours(halved: int) -> Callable[[Batch], object]:
+        limits = {"iterations": 300, "backward_iterations": 100} if halved else {}
+        names = ("tolerance", "backward_tolerance")
+        closer = {name: settings.equilibrium[name] / 2**halved for name in names}
+        chosen = solves(settings, **closer, **limits)
+        return lambda batch: implicit(networks, batch, chosen)
 
+    def first(candidates: list[Callable], limit: float) -> tuple[int, float]:
+        """The first candidate of an error within the limit, else the last; its error."""
+        for place, candidate in enumerate(candidates):
+            off = error(candidate)
+            if off <= limit:
+                break
+        return place, off
+
+    fewest = (5, 10, 15, 20, 30, 40, 60, 80)
     limits = (settings.equilibrium["iterations"], settings.equilibrium["backward_iterations"])
-    off = {"ours": error(ours), "limits": error(plainly(*limits))}
-    for count in grid:
-        off["equal"] = error(plainly(count, count))
-        if off["equal"] <= off["ours"]:
-            break
-    gradients = {"ours": ours, "limits": plainly(*limits), "equal": plainly(count, count)}
-    copies = {side: copy.deepcopy(networks) for side in gradients}
-    rate = work.spec["settings"]["learning_rate"]
-    optimizers = {k: torch.optim.Adam(n.parameters(), lr=rate) for k, n in copies.items()}
-    taken: dict[str, list[float]] = {side: [] for side in gradients}
-    for step in tqdm(range(steps), "deq: plain training", disable=None):
-        batch = draw_batch(work.crops, problems, 2, step)
-        for side in gradients if step % 2 else reversed(gradients):
-            began = time.perf_counter()
-            gradients[side](copies[side], batch)
-            nn.utils.clip_grad_norm_(copies[side].parameters(), CLIP)
-            optimizers[side].step()
-            taken[side].append(time.perf_counter() - began)
-    losses = {
-        side: float(np.mean([implicit(n, batch, tight) for batch in batches]))
-        for side, n in copies.items()
-    }
-    seconds = {side: np.array(values) for side, values in taken.items()}
-    names = {
-        "limits": f"the limits of the config, {limits[0]} and {limits[1]}",
-        "equal": f"{count} each, the fewest of an equal gradient",
-    }
-    return [
-        Row(
-            f"DEQ training against plain steps: {name}",
-            float(seconds["ours"].mean()),
-            float(seconds[side].mean()),
-            "s",
-            float(seconds[side].sum() / seconds["ours"].sum()),
-            ">= 2",
-            quartiles(seconds[side] / seconds["ours"]),
-            f"per step; error of the gradient {off['ours']:.2f} and {off[side]:.2f}; loss "
-            f"{np.mean(before):.4f}, after {steps} steps {losses['ours']:.4f} and "
-            f"{losses[side]:.4f}",
-        )
-        for side, name in names.items()
+    off = error(ours(0))
+    i, plain_off = first([plainly(n, n) for n in fewest], off)
+    limits_off = error(plainly(*limits))
+    k, close_off = first([ours(halved) for halved in range(9)], limits_off)
+    pairs = [
+        (f"{fewest[i]} plain steps each way, as exact as ours", 0, plainly(fewest[i], fewest[i])),
+        (f"plain steps up to the limits, {limits[0]} and {limits[1]}", k, plainly(*limits)),
     ]
+    errors = [(off, plain_off), (close_off, limits_off)]
+    found = []
+    for (name, halved, plain), (own, other) in zip(pairs, errors, strict=True):
+        taken = sum(
+            in_turn([partial(ours(halved), batch), partial(plain, batch)], rounds)
+            for batch in tqdm(batches, "deq: plain gradients", disable=None)
+        )
+        note = f"error {own:.2g} and {other:.2g} of the gradient's norm, tolerances / {2**halved}"
+        found.append(timed_row(f"DEQ gradient against {name}", *taken.T, ">= 2", note=note))
+    return found
 
 
 def rows(work: Workload) -> list[Row]:
@@ -423,5 +409,5 @@ def rows(work: Workload) -> list[Row]:
         *restorations(work),
         *training_steps(work),
         *own_network(work),
-        *plain_training(work),
+        *plain_gradients(work),
     ]
