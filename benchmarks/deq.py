@@ -377,9 +377,8 @@ def plain_gradients(work: Workload) -> list[Row]:
         """The first candidate of an error within the limit, else the last; its error."""
         for place, candidate in enumerate(candidates):
             off = error(candidate)
-            if off <= limit:
-                break
-        return place, off
+            if off <= limit or candidate is candidates[-1]:
+                return place, off
 
     fewest = (5, 10, 15, 20, 30, 40, 60, 80)
     limits = (settings.equilibrium["iterations"], settings.equilibrium["backward_iterations"])
