@@ -214,7 +214,7 @@ class Anderson(Plain):
 
 
 class Safeguarded(Plain):
-    """Anderson's steps as long as the residual falls, momentum where it would not (16).
+    """Anderson's steps as long as the residual falls, momentum where it would not (15a).
 
     A step that raises the residual of an image is refused: it goes back to its last iterate, and
     takes the plain step from there, whatever its residual, then momentum's until the residual

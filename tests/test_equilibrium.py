@@ -16,6 +16,7 @@ from rerg.equilibrium import (
     Momentum,
     Plain,
     ProximalGradient,
+    Safeguarded,
     adam,
     dihedral,
     dihedral_inverse,
@@ -26,7 +27,7 @@ from rerg.networks import build
 from rerg.problems import generator
 
 TYPES = ["den25", "sr2", "aniso1", "com80"]  # one problem of every operator
-ACCELERATIONS = [Plain, Momentum, Anderson]
+ACCELERATIONS = [Plain, Momentum, Anderson, Safeguarded]
 SCALE = 400
 
 
@@ -238,8 +239,9 @@ def forward(acceleration=Plain, iterations=200, tolerance=1e-8):
 
 
 def test_acceleration_saves_evaluations():
-    plain, momentum, anderson = (int(forward(a).evaluations) for a in ACCELERATIONS)
+    plain, momentum, anderson, safe = (int(forward(a).evaluations) for a in ACCELERATIONS)
     assert anderson < plain and momentum != plain
+    assert safe == anderson  # it refuses nothing on a linear contraction
 
 
 def test_window_changes_the_iterates():
@@ -270,6 +272,74 @@ def test_momentum_restarts_when_the_residual_grows():
         momentum.next(x, x, torch.tensor([residual, residual]))
     momentum.next(x, x, torch.tensor([0.3, 0.9]))  # the second image grows
     assert momentum.t[1] == pytest.approx((1 + math.sqrt(5)) / 2) and momentum.t[0] > 2
+
+
+def lasso():
+    """T(x) = soft(x - Bᵀ(Bx - b), 0.02), nonexpansive, not smooth, on two images of 48 pixels."""
+    B = white((20, 48), 5, torch.float64)
+    B = B / torch.linalg.matrix_norm(B, 2)
+    b = white((2, 20), 6, torch.float64)
+
+    def T(x):
+        z = x.flatten(1)
+        z = z - (z @ B.T - b) @ B
+        return (z.sign() * (z.abs() - 0.02).clamp_min(0)).view_as(x)
+
+    return T, torch.zeros(2, 3, 4, 4, dtype=torch.float64)
+
+
+def residuals_of(T, x0, acceleration, iterations=1200):
+    """The relative residuals after every evaluation (n, B), and the solution."""
+    seen = []
+    solution = fixed_point(
+        T,
+        x0,
+        iterations=iterations,
+        tolerance=1e-9,
+        acceleration=acceleration,
+        watch=lambda k, x, residual: seen.append(residual.clone()),
+    )
+    return torch.stack(seen), solution
+
+
+def test_the_safeguard_keeps_the_residual_monotone_where_anderson_does_not():
+    T, x0 = lasso()
+    (anderson, lost), (safe, found) = (residuals_of(T, x0, a) for a in (Anderson, Safeguarded))
+    assert (anderson.diff(dim=0) > 0).any(0).all() and not lost.converged.any()
+    assert (safe.diff(dim=0) <= 1e-15).all() and found.converged.all()
+    assert not residuals_of(T, x0, Plain)[1].converged.any()
+
+
+def test_the_safeguard_converges_where_momentum_oscillates():
+    """Eigenvalues of T below -1/3 turn Nesterov's extrapolation unstable; T is a contraction."""
+    slopes = torch.linspace(-0.95, 0.5, 48, dtype=torch.float64).view(1, 3, 4, 4)
+    T, x0 = lambda x: slopes * x + 1, torch.zeros(1, 3, 4, 4, dtype=torch.float64)
+    (_, momentum), (_, safe) = (residuals_of(T, x0, a, 200) for a in (Momentum, Safeguarded))
+    assert not momentum.converged.any() and safe.converged.all()
+    torch.testing.assert_close(safe.x, 1 / (1 - slopes))
+
+
+def test_a_refused_step_goes_back_to_the_last_iterate():
+    x = [torch.full((2, 3, 4, 4), float(k)) for k in range(6)]
+    safe = Safeguarded(x[0])
+    step = lambda k, *residual: safe.next(x[k], x[k], torch.tensor(residual))  # noqa: E731
+    step(1, 1.0, 1.0)
+    safe.next(x[1], x[2], torch.tensor([0.5, 0.5]))
+    assert safe.accepts(torch.tensor([0.4, 0.9])).tolist() == [True, False]
+    y = step(3, 0.4, 0.9)
+    assert torch.equal(y[1], x[2][1]) and safe.far.tolist() == [False, True]
+    assert safe.accepts(torch.tensor([0.9, 0.9])).tolist() == [False, True]  # a plain step
+    step(4, 0.3, 0.6)
+    assert not safe.accepts(torch.tensor([0.1, 0.7]))[1] and safe.far[1]
+    step(5, 0.2, 0.04)  # below a tenth of 0.5
+    assert safe.far.tolist() == [False, False]
+
+
+def test_the_safeguard_solves_every_image_as_if_alone():
+    T, x0 = lasso()
+    _, together = residuals_of(T, x0, Safeguarded, 60)
+    _, alone = residuals_of(lambda x: T(torch.cat([x, x]))[:1], x0[:1], Safeguarded, 60)
+    torch.testing.assert_close(alone.x[0], together.x[0])
 
 
 def test_jacobian_free_gradient_points_the_same_way():
@@ -330,7 +400,7 @@ def test_divergence_is_reported_with_finite_arrays(acceleration, factor):
     factors = torch.tensor([0.5, factor]).view(2, 1, 1, 1)
     x0 = torch.full((2, 3, 4, 4), 0.5)
     for T in (Map(factors), lambda x: factors * x + 0.5):
-        if acceleration is Anderson and factor == 1.5:
+        if acceleration in (Anderson, Safeguarded) and factor == 1.5:
             break  # an affine map in one unknown: Anderson finds its repelling fixed point
         solution = fixed_point(T, x0, iterations=100, tolerance=1e-6, acceleration=acceleration)
         assert solution.converged.tolist() == [True, False]
