@@ -129,8 +129,8 @@ class Plain:
         """For each image, whether the T(x) of that relative residual becomes the iterate."""
         return torch.ones_like(residual, dtype=torch.bool)
 
-    def next(self, x: Tensor, T_x: Tensor, residual: Tensor) -> Tensor:
-        """The point at which T is evaluated next, from T(x) and the relative residuals."""
+    def next(self, T_x: Tensor, step: Tensor, residual: Tensor) -> Tensor:
+        """The next x, from T(x), the step T(x) - x and the relative residuals."""
         return T_x
 
     def keep(self, index: Tensor) -> None:
@@ -145,7 +145,7 @@ class Momentum(Plain):
         self.t = torch.ones(len(x0), dtype=x0.dtype, device=x0.device)
         self.residual = torch.full_like(self.t, torch.inf)
 
-    def next(self, x: Tensor, T_x: Tensor, residual: Tensor) -> Tensor:
+    def next(self, T_x: Tensor, step: Tensor, residual: Tensor) -> Tensor:
         """T(x) + β (T(x) - previous T(x)), with β = (t - 1)/t' and t' = (1 + √(1 + 4t²))/2."""
         self.t = torch.where(residual > self.residual, 1.0, self.t)
         t = (1 + (1 + 4 * self.t**2).sqrt()) / 2
@@ -181,11 +181,11 @@ class Anderson(Plain):
         self.gram = torch.zeros(len(x0), window, window, dtype=torch.float64, device=x0.device)
         self.filled = torch.zeros(len(x0), window, dtype=torch.bool, device=x0.device)
 
-    def next(self, x: Tensor, T_x: Tensor, residual: Tensor) -> Tensor:
+    def next(self, T_x: Tensor, step: Tensor, residual: Tensor) -> Tensor:
         """Σ α_i ((1 - damping) x_i + damping T(x_i)), Σ α = 1, of least ‖Σ α_i (T(x_i) - x_i)‖."""
         i = self.step % self.filled.shape[1]
         self.step += 1
-        self.images[:, i], self.residuals[:, i] = T_x.flatten(1), (T_x - x).flatten(1)
+        self.images[:, i], self.residuals[:, i] = T_x.flatten(1), step.flatten(1)
         self.filled[:, i] = True
         row = (self.residuals @ self.residuals[:, i, :, None])[..., 0].double()
         self.gram[:, i] = self.gram[:, :, i] = row
@@ -196,12 +196,14 @@ class Anderson(Plain):
         alpha, info = torch.linalg.solve_ex(gram, filled[..., None])
         alpha = alpha / alpha.sum(1, keepdim=True)
         plain = (info != 0) | ~alpha.isfinite().all((1, 2))
-        self.fallbacks += int(plain.sum())
-        alpha = torch.nan_to_num(alpha).to(x).mT
+        singular = int(plain.sum())
+        self.fallbacks += singular
+        alpha = torch.nan_to_num(alpha).to(T_x).mT
         y = alpha @ self.images
         if self.damping < 1:
             y = y - (1 - self.damping) * (alpha @ self.residuals)
-        return torch.where(_per_image(plain), T_x, y.view_as(x))
+        y = y.view_as(T_x)
+        return torch.where(_per_image(plain), T_x, y) if singular else y
 
     def restart(self, images: Tensor) -> None:
         """Forget the iterates of these images (B,)."""
@@ -240,8 +242,8 @@ class Safeguarded(Plain):
         """For each image, whether the T(x) of that relative residual becomes the iterate."""
         return (residual <= self.residual) | self.plain
 
-    def next(self, x: Tensor, T_x: Tensor, residual: Tensor) -> Tensor:
-        """The point at which T is evaluated next, from T(x) and the relative residuals."""
+    def next(self, T_x: Tensor, step: Tensor, residual: Tensor) -> Tensor:
+        """The next x, from T(x), the step T(x) - x and the relative residuals."""
         refused = ~self.accepts(residual)
         self.near = torch.where(refused & ~self.far, NEAR * self.residual, self.near)
         self.residual = torch.where(refused, self.residual, residual)
@@ -252,11 +254,11 @@ class Safeguarded(Plain):
         self.far = (self.far | refused) & (self.residual > self.near)
         self.plain = refused
         if not bool(self.far.any()):
-            return self.anderson.next(x, T_x, residual)
+            return self.anderson.next(T_x, step, residual)
         self.momentum.restart(refused | ~self.far)
-        y = self.momentum.next(x, self.iterate, residual)
+        y = self.momentum.next(self.iterate, step, residual)
         if not bool(self.far.all()):
-            y = torch.where(_per_image(self.far), y, self.anderson.next(x, T_x, residual))
+            y = torch.where(_per_image(self.far), y, self.anderson.next(T_x, step, residual))
         self.anderson.restart(self.far)
         return y
 
@@ -287,7 +289,7 @@ def fixed_point(
     watch: called after every evaluation with the number of evaluations, iterates and residuals.
     """
     solution = Solution(
-        x=x0.clone(),
+        x=x0,
         residual=torch.full((len(x0),), torch.inf, dtype=x0.dtype, device=x0.device),
         evaluations=torch.zeros(len(x0), dtype=torch.long, device=x0.device),
         converged=torch.zeros(len(x0), dtype=torch.bool, device=x0.device),
@@ -299,17 +301,18 @@ def fixed_point(
     accelerate, x = acceleration(x0), x0
     for k in range(1, iterations + 1):
         T_x = T(x)
-        size = _norm(T_x)
+        step, size = T_x - x, _norm(T_x)
         sound = size.isfinite() & (size <= limit)
-        residual = torch.where(sound, _norm(T_x - x) / size.clamp_min(1e-30), torch.inf)
+        residual = torch.where(sound, _norm(step) / size.clamp_min(1e-30), torch.inf)
         accepted = accelerate.accepts(residual)
         alive[active] &= sound | ~accepted
         kept = accepted & alive[active]
-        if bool(kept.all()):
-            solution.x[active], solution.residual[active] = T_x, residual
-        else:
-            solution.x[active[kept]] = T_x[kept]
-            solution.residual[active[kept]] = residual[kept]
+        if len(active) == len(x0) and bool(kept.all()):
+            solution.x, solution.residual = T_x, residual
+        else:  # not in place, as the acceleration may hold the tensors
+            rows = (active[kept],)
+            solution.x = solution.x.index_put(rows, T_x[kept])
+            solution.residual = solution.residual.index_put(rows, residual[kept])
         done = kept & (residual <= tolerance)
         solution.evaluations[active] = k
         solution.converged[active] = done
@@ -318,7 +321,7 @@ def fixed_point(
         going = alive[active] & ~done
         if not bool(going.any()) or k == iterations:
             break
-        x = accelerate.next(x, T_x, residual)
+        x = accelerate.next(T_x, step, residual)
         if shrinks and not bool(going.all()):
             active, x, T = active[going], x[going], T[going]
             accelerate.keep(going)

@@ -123,7 +123,7 @@ class Observation:
 
     def prox(self, z: Tensor, t: float) -> Tensor:
         """prox_{tF}(z) = argmin_x ½‖x - z‖² + t F(x), closed (docs/method.md, eq. 5 to 7)."""
-        w = z + t * self.back_projection
+        w = z.add(self.back_projection, alpha=t)
         return w - self._normal(w, lambda squares: 1 / (1 / t + squares))
 
     def with_sigma(self, sigma: float) -> "Observation":

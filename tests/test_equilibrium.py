@@ -322,9 +322,9 @@ def test_the_safeguard_converges_where_momentum_oscillates():
 def test_a_refused_step_goes_back_to_the_last_iterate():
     x = [torch.full((2, 3, 4, 4), float(k)) for k in range(6)]
     safe = Safeguarded(x[0])
-    step = lambda k, *residual: safe.next(x[k], x[k], torch.tensor(residual))  # noqa: E731
+    step = lambda k, *residual: safe.next(x[k], x[1], torch.tensor(residual))  # noqa: E731
     step(1, 1.0, 1.0)
-    safe.next(x[1], x[2], torch.tensor([0.5, 0.5]))
+    safe.next(x[2], x[1], torch.tensor([0.5, 0.5]))
     assert safe.accepts(torch.tensor([0.4, 0.9])).tolist() == [True, False]
     y = step(3, 0.4, 0.9)
     assert torch.equal(y[1], x[2][1]) and safe.far.tolist() == [False, True]
