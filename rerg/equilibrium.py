@@ -227,10 +227,10 @@ class Safeguarded(Plain):
         self.anderson, self.momentum = Anderson(x0, window), Momentum(x0)
         self.residual = torch.full((len(x0),), torch.inf, dtype=x0.dtype, device=x0.device)
         self.iterate = x0
-        self.plain = torch.ones(
-            len(x0), dtype=torch.bool, device=x0.device
-        )  # the step under way is a plain one
-        self.far = torch.zeros_like(self.plain)  # momentum's turn, until the residual is `near`
+        # Whether the step under way is a plain one, and whether it is momentum's turn until the
+        # residual is `near`.
+        self.plain = torch.ones_like(self.residual, dtype=torch.bool)
+        self.far = torch.zeros_like(self.plain)
         self.near = torch.zeros_like(self.residual)
 
     @property
