@@ -104,17 +104,23 @@ class Observation:
         """Aᵀ y."""
         return self.physics.A_adjoint(self.y)
 
+    @cached_property
+    def spectrum(self) -> Tensor | float:
+        """The spectrum of AAᵀ, from those that deepinv's physics holds."""
+        if not isinstance(self.physics, Downsampling):
+            return abs(self.physics.mask) ** 2
+        # A decimated image has the mean of its aliases' spectra, a zero-filled one repeats its own.
+        f = self.physics.factor
+        return self.physics.Fh2.unflatten(-1, (f, -1)).unflatten(-3, (f, -1)).mean((-4, -2))
+
     def _normal(self, x: Tensor, phi: Callable[[Tensor], Tensor]) -> Tensor:
-        """Aᵀ φ(AAᵀ) A x, by the spectrum of AAᵀ that deepinv's physics holds."""
+        """Aᵀ φ(AAᵀ) A x."""
         physics = self.physics
         if not isinstance(physics, Downsampling):
-            squares = abs(physics.mask) ** 2
-            return physics.V(squares * phi(squares) * physics.V_adjoint(x))
-        # A decimated image has the mean of its aliases' spectra, a zero-filled one repeats its own.
+            return physics.V(self.spectrum * phi(self.spectrum) * physics.V_adjoint(x))
         f, size, half = physics.factor, x.shape[-2:], x.shape[-1] // 2 + 1
-        aliases = physics.Fh2.unflatten(-1, (f, -1)).unflatten(-3, (f, -1))
         low = fft.irfft2(physics.Fh[..., :half] * fft.rfft2(x), s=size)[..., ::f, ::f]
-        low = fft.fft2(low) * phi(aliases.mean((-4, -2)))
+        low = fft.fft2(low) * phi(self.spectrum)
         return fft.irfft2(physics.Fhc[..., :half] * low.repeat(1, 1, f, f)[..., :half], s=size)
 
     def gradient(self, x: Tensor) -> Tensor:
@@ -140,7 +146,12 @@ class Observation:
         if isinstance(physics, Inpainting):
             mask = physics.mask[index]
             physics = Inpainting(self.x0.shape[1:], mask=mask, device=str(mask.device))
-        return replace(self, y=self.y[index], x0=self.x0[index], physics=physics)
+        chosen = replace(self, y=self.y[index], x0=self.x0[index], physics=physics)
+        if (
+            "back_projection" in self.__dict__
+        ):  # a solver drops finished images
+            chosen.__dict__["back_projection"] = self.back_projection[index]
+        return chosen
 
 
 class Problem:
