@@ -23,7 +23,7 @@ from rerg.equilibrium import ProximalGradient
 from rerg.networks import UNet
 from rerg.restoration import psnr, solve
 from rerg.training import draw_batch, settings_of, take_step
-from rerg.variants import Batch, Settings, module
+from rerg.variants import Batch, Settings, module, relative_errors
 
 TOLERANCE = {"restoration": 1e-4, "training": 1e-3}
 LIMIT = {"restoration": 300, "training": 60}
@@ -98,6 +98,22 @@ class Counted:
         self.evaluations = self.network.evaluations - before
 
 
+def measured(
+    problem: str, calls: dict[str, Counted], taken: np.ndarray, off: dict[str, float]
+) -> list[dict]:
+    """What each solver took for a problem, and how far it ended from the equilibrium."""
+    return [
+        {
+            "problem": problem,
+            "solver": name,
+            "seconds": seconds.tolist(),
+            "evaluations": call.evaluations,
+            "off": off[name],
+        }
+        for (name, call), seconds in zip(calls.items(), taken.T, strict=True)
+    ]
+
+
 def restorations(work: Workload) -> list[Row]:
     """A batch of every operator, restored by the fast solver and by the libraries."""
     network, rounds = work.network(), 1 if work.quick else 3
@@ -113,16 +129,8 @@ def restorations(work: Workload) -> list[Row]:
         with torch.no_grad():
             exact = psnr(solve(T, "fast", {"iterations": 1500, "tolerance": 1e-6}).x, truth)
             taken = in_turn(list(calls.values()), rounds)
-        for (name, call), seconds in zip(calls.items(), taken.T, strict=True):
-            details.append(
-                {
-                    "problem": problem.name,
-                    "solver": name,
-                    "seconds": seconds.tolist(),
-                    "evaluations": call.evaluations,
-                    "off": (psnr(call.result, truth) - exact).abs().max().item(),
-                }
-            )
+        off = {k: (psnr(c.result, truth) - exact).abs().max().item() for k, c in calls.items()}
+        details += measured(problem.name, calls, taken, off)
     return against(details, "restoration", "dB", 0.05)
 
 
@@ -168,13 +176,6 @@ def gradient_of(networks: nn.ModuleDict) -> Tensor:
     return torch.cat([p.grad.flatten() for p in networks.parameters()])
 
 
-def reconstruction(x: Tensor, batch: Batch) -> Tensor:
-    """The loss of deqgd (30) of a restoration."""
-    error = (x - batch.truth).square().flatten(1).mean(1)
-    start = (batch.observation.x0 - batch.truth).square().flatten(1).mean(1)
-    return (error / start.clamp_min(1 / 255**2)).mean()
-
-
 def solves(settings: Settings, **changes: float) -> Settings:
     """The settings with other solves, none of whose images is left out."""
     equilibrium = {**settings.equilibrium, **changes}
@@ -212,7 +213,7 @@ def training_steps(work: Workload) -> list[Row]:
 
         def theirs(solve_by: Callable[[], Tensor], batch: Batch = batch) -> Tensor:
             networks.zero_grad(set_to_none=True)
-            reconstruction(solve_by(), batch).backward()
+            relative_errors(solve_by(), batch).mean().backward()
             return gradient_of(networks)
 
         calls = {"rerg": Counted(network, ours)}
@@ -224,16 +225,8 @@ def training_steps(work: Workload) -> list[Row]:
         implicit(networks, batch, tight)
         exact = gradient_of(networks)
         taken = in_turn(list(calls.values()), rounds)
-        for (name, call), seconds in zip(calls.items(), taken.T, strict=True):
-            details.append(
-                {
-                    "problem": problem.name,
-                    "solver": name,
-                    "seconds": seconds.tolist(),
-                    "evaluations": call.evaluations,
-                    "off": ((call.result - exact).norm() / exact.norm()).item(),
-                }
-            )
+        off = {k: ((c.result - exact).norm() / exact.norm()).item() for k, c in calls.items()}
+        details += measured(problem.name, calls, taken, off)
     return against(details, "training step", "of the gradient's norm", 0.1)
 
 
@@ -333,7 +326,7 @@ def plain_implicit(
     z = x.requires_grad_()
     out = T(z)
     leaf = out.detach().requires_grad_()
-    (v,) = torch.autograd.grad(reconstruction(leaf, batch), leaf)
+    (v,) = torch.autograd.grad(relative_errors(leaf, batch).mean(), leaf)
     u = v
     for _ in range(backward):
         u = torch.autograd.grad(out, z, u, retain_graph=True)[0] + v

@@ -102,12 +102,19 @@ def admm_map(networks: nn.ModuleDict, observation: Observation, scale: float) ->
     return ADMM(lambda u: u - N(u, observation.sigma), observation, scale)
 
 
+def relative_errors(x: Tensor, batch: Batch) -> Tensor:
+    """‖x - x̂‖² / ‖x_0 - x̂‖² of each image of a batch, (B,). The division balances the problems."""
+    error = (x - batch.truth).square().flatten(1).mean(1)
+    start = (batch.observation.x0 - batch.truth).square().flatten(1).mean(1)
+    return error / start.clamp_min(GREY_LEVEL**2)
+
+
 def reconstruction_loss(T: Map, batch: Batch, settings: Settings):
     """E‖x* - x̂‖² / ‖x_0 - x̂‖² at the equilibrium, with its implicit gradient.
 
     Returns (loss, x*, log). Images whose fixed point is lost are left out of the mean; where all
-    are lost the loss is None. The division balances the problems. The backward pass adds the
-    median relative residual of its own solve to the log, as `backward`.
+    are lost the loss is None. The backward pass adds the median relative residual of its own solve
+    to the log, as `backward`.
     """
     z, solution = equilibrium(
         T,
@@ -125,7 +132,4 @@ def reconstruction_loss(T: Map, batch: Batch, settings: Settings):
     count = batch.group.mean(kept.sum().to(x))  # as the mean is over the images of all processes
     if not bool(count):
         return None, x, log
-    error = (x - batch.truth).square().flatten(1).mean(1)
-    start = (batch.observation.x0 - batch.truth).square().flatten(1).mean(1)
-    start = start.clamp_min(GREY_LEVEL**2)
-    return (error / start)[kept].sum() / count, x, log
+    return relative_errors(x, batch)[kept].sum() / count, x, log
