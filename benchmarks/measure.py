@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rerg.config import InputError, read_yaml
-from rerg.images import fetch, prepare, read_rgb
+from rerg.images import as_tensor, fetch, prepare, read_images, read_rgb
 from rerg.networks import UNet, load_weights
 from rerg.problems import Observation, Problem, generator
 from rerg.training import build_networks
@@ -174,18 +173,18 @@ class Workload:
     def photographs(self) -> dict[str, Tensor]:
         """Whole images (3, H, W) in [0, 1], from as many files as possible, by their names."""
         if self.folder is None:
-            stored = _embedded()
+            found = _embedded()
         else:
             formats = (".png", ".jpg", ".bmp")
             paths = sorted(p for p in self.folder.glob("*") if p.suffix.lower() in formats)
-            stored = {path.stem: read_rgb(path) for path in paths}
-        if not stored:
+            found = {path.stem: as_tensor(read_rgb(path)) for path in paths}
+        if not found:
             raise InputError(f"{self.folder}: no image; expected files png, jpg or bmp")
         least = self.spec["training"]["crop"]
-        for name, pixels in stored.items():
-            if min(pixels.shape[:2]) < least:
+        for name, image in found.items():
+            if min(image.shape[1:]) < least:
                 raise InputError(f"{self.folder}: {name}: expected at least {least} pixels a side")
-        return {k: torch.from_numpy(v).permute(2, 0, 1).float() / 255 for k, v in stored.items()}
+        return found
 
     @property
     def names(self) -> list[str]:
@@ -233,12 +232,11 @@ def _centre(image: Tensor, size: int) -> Tensor:
     return image[:, row : row + size, column : column + size]
 
 
-def _embedded() -> dict[str, np.ndarray]:
+def _embedded() -> dict[str, Tensor]:
     """The images of the dataset `embedded-test`."""
     entry = read_yaml(ROOT / "config" / "datasets.yaml")["embedded-test"]
     with tempfile.TemporaryDirectory() as folder:
         lock, target = Path(folder) / "lock", Path(folder) / "images.h5"
         fetch("embedded-test", entry, lock)
         prepare("embedded-test", entry, lock, target, 1)
-        with h5py.File(target) as file:
-            return {name: stored[()] for name, stored in file.items()}
+        return read_images(target)
