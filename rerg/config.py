@@ -172,8 +172,11 @@ class Run:
         return {**defaults, **settings, "baseline": ways[0]}
 
     def _check_names(self, files: Sequence[str | Path]) -> None:
-        config = self.config
-        source = origins(files)
+        config, source = self.config, origins(files)
+
+        def known(names: Sequence[str], registry: Mapping, key: str, kind: str) -> None:
+            _known(names, registry, source[key.split(".")[0]], key, kind)
+
         batch, processes, nodes = (config["training"][k] for k in ("batch", "processes", "nodes"))
         if batch % (processes * nodes):
             raise InputError(
@@ -182,7 +185,7 @@ class Run:
             )
         for split in SPLITS:
             names = config["datasets"][split]
-            _known(names, self.datasets, source["datasets"], f"datasets.{split}", "dataset")
+            known(names, self.datasets, f"datasets.{split}", "dataset")
             for name in names:
                 if split not in self.datasets[name]["use"]:
                     uses = ", ".join(self.datasets[name]["use"])
@@ -190,41 +193,19 @@ class Run:
                         f"{source['datasets']}: datasets.{split}: "
                         f"{name} is for {uses}, not for {split}"
                     )
-        _known(config["problems"], self.problems, source["problems"], "problems", "problem")
-        _known(config["methods"], self.methods, source["methods"], "methods", "method")
+        known(config["problems"], self.problems, "problems", "problem")
+        known(config["methods"], self.methods, "methods", "method")
         for block in config["comparisons"]:
-            _known(
-                block["methods"],
-                self.methods,
-                source["comparisons"],
-                "comparisons.methods",
-                "method",
-            )
-            _known(
-                block["problems"],
-                config["problems"],
-                source["comparisons"],
-                "comparisons.problems",
-                "problem",
-            )
-        for example in config["examples"]:
-            _known([example], config["problems"], source["examples"], "examples", "problem")
+            known(block["methods"], self.methods, "comparisons.methods", "method")
+            known(block["problems"], config["problems"], "comparisons.problems", "problem")
+        known(config["examples"], config["problems"], "examples", "problem")
         for method in self.all_methods():
             settings = self.methods[method]
             if "variant" in settings:
-                _known(
-                    [settings["solver"]], config["solvers"], source["solvers"], "solvers", "solver"
-                )
-                _known(
-                    [settings["variant"]],
-                    config["variants"],
-                    source["variants"],
-                    "variants",
-                    "variant",
-                )
+                known([settings["solver"]], config["solvers"], "solvers", "solver")
+                known([settings["variant"]], config["variants"], "variants", "variant")
             elif self.denoiser_of(method):
-                names = [self.denoiser_of(method)]
-                _known(names, config["variants"], source["variants"], "variants", "variant")
+                known([self.denoiser_of(method)], config["variants"], "variants", "variant")
 
     def all_methods(self) -> list[str]:
         """Methods in the order of the tables: those on all problems, then the comparisons'."""
