@@ -467,7 +467,7 @@ def tuning(
         handles.append(Line2D([], [], color=OTHER, linestyle="--", label="baselines"))
     for face, label in ((OTHER, "best"), ("white", "best, on the edge")):
         handles.append(Line2D([], [], color=OTHER, marker="o", linestyle="", mfc=face, label=label))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / 2))
     figure.supxlabel("σ, or a baseline's parameter, relative to its declared value", fontsize=8)
     figure.supylabel("average PSNR on the validation images (dB)", fontsize=8)
     return figure
