@@ -147,9 +147,7 @@ class Observation:
             mask = physics.mask[index]
             physics = Inpainting(self.x0.shape[1:], mask=mask, device=str(mask.device))
         chosen = replace(self, y=self.y[index], x0=self.x0[index], physics=physics)
-        if (
-            "back_projection" in self.__dict__
-        ):  # a solver drops finished images
+        if "back_projection" in self.__dict__:  # a solver drops finished images
             chosen.__dict__["back_projection"] = self.back_projection[index]
         return chosen
 
