@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from rerg.config import InputError, read_yaml
+from rerg.devices import set_up_cpu
 from rerg.images import as_tensor, fetch, prepare, read_images, read_rgb
 from rerg.networks import UNet, load_weights
 from rerg.problems import Observation, Problem, generator
@@ -101,7 +102,7 @@ def timed_row(name: str, ours: np.ndarray, theirs: np.ndarray, goal: str = "", *
 def rows_of(name: str, work: "Workload") -> list[Row]:
     """The rows of one benchmark, on one thread."""
     warnings.filterwarnings("ignore", module=r"(torch|deepinv|torchdeq)\b.*")
-    torch.set_num_threads(1)
+    set_up_cpu(1)
     return importlib.import_module(f"benchmarks.{name}").rows(work)
 
 

@@ -1,5 +1,6 @@
-"""The GPUs of a job: which of a machine's are its own, and the memory that it took."""
+"""What a job computes on: its threads, which of a machine's GPUs are its own, and its memory."""
 
+import ctypes
 import fcntl
 import logging
 import os
@@ -14,7 +15,23 @@ from rerg.config import InputError
 log = logging.getLogger(__name__)
 
 POLL = 1.0  # seconds between looks for a free GPU
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt(3)
 _locks: list[int] = []  # open for the life of the process: the kernel frees them however it ends
+
+
+def set_up_cpu(threads: int) -> None:
+    """Compute on so many threads, with memory that the process keeps when it is freed.
+
+    glibc's malloc gives large blocks back to the system, which clears their pages anew for the next
+    layer: a fifth of the time of a small UNet. Other C libraries stay as they are.
+    """
+    import torch  # here, as claiming has no use for its seconds
+
+    torch.set_num_threads(threads)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def visible() -> dict[str, str]:
@@ -78,7 +95,7 @@ def claim(device: str, count: int = 1) -> None:
 def peak_memory_mb(device: object) -> float:
     """Most memory so far in MB: of the GPU by tensors, or of the process on the CPU."""
     if str(device).startswith("cuda"):
-        import torch  # here, as claiming has no use for its seconds
+        import torch
 
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,5 +1,6 @@
-"""GPUs of jobs side by side. `nvidia-smi` is faked; locks, processes and Snakemake are real."""
+"""What jobs compute on. `nvidia-smi` is faked; locks, processes, memory and Snakemake are real."""
 
+import platform
 import subprocess
 import sys
 from itertools import pairwise
@@ -109,3 +110,28 @@ def test_too_few_gpus_is_one_line(monkeypatch, two_gpus):
 def test_the_cpu_needs_no_claim(two_gpus):
     two_gpus.unlink()
     claim("cpu", 4)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="its malloc is glibc's")
+def test_freed_memory_stays_with_the_process():
+    program = """
+import resource, torch
+from rerg.devices import set_up_cpu
+SETUP
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(12 * 2**20)  # 12288 pages, above what malloc may keep by itself
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(torch.get_num_threads(), faults())
+"""
+    counts = {}
+    for setup in ("torch.set_num_threads(2)", "set_up_cpu(2)"):
+        command = [sys.executable, "-c", program.replace("SETUP", setup)]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        threads, counts[setup] = map(int, out.split())
+        assert threads == 2
+    given_back, kept = counts.values()
+    assert given_back > 100
+    assert kept < given_back / 10

@@ -5,10 +5,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from rerg.baselines import folder_of, guarded, prepare, restore
-from rerg.devices import claim
+from rerg.devices import claim, set_up_cpu
 from rerg.problems import load_observations
 from rerg.script import logged
 from rerg.tuning import best
@@ -30,7 +29,7 @@ def restorations(source, name):
 
 
 with logged(snakemake.log[0]):
-    torch.set_num_threads(snakemake.threads)
+    set_up_cpu(snakemake.threads)
     name, timeout = snakemake.params.name, snakemake.params.settings["timeout"]
     claim(snakemake.params.device)
     for source, target in zip(snakemake.input.observations, snakemake.output, strict=True):

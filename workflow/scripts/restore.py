@@ -4,10 +4,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from rerg.config import digest
-from rerg.devices import claim
+from rerg.devices import claim, set_up_cpu
 from rerg.images import read_images
 from rerg.networks import compile_networks, load_weights
 from rerg.problems import load_observations
@@ -17,7 +16,7 @@ from rerg.training import build_networks
 from rerg.tuning import FACTOR, best
 
 with logged(snakemake.log[0]):
-    torch.set_num_threads(snakemake.threads)
+    set_up_cpu(snakemake.threads)
     params, device = snakemake.params, snakemake.params.device
     claim(device)
     networks = build_networks(params.spec)

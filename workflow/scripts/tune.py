@@ -4,11 +4,9 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-import torch
-
 from rerg.baselines import folder_of, guarded, prepare, restore
 from rerg.config import digest
-from rerg.devices import claim
+from rerg.devices import claim, set_up_cpu
 from rerg.networks import load_weights
 from rerg.problems import Problem
 from rerg.restoration import restore as restore_by_variant
@@ -78,7 +76,7 @@ def try_variant(networks, observed, problem, parameters):
 
 
 with logged(snakemake.log[0]):
-    torch.set_num_threads(snakemake.threads)
+    set_up_cpu(snakemake.threads)
     claim(params.device)
     grid, trial = settings.get("tune"), try_baseline
     if grid is None:
