@@ -106,22 +106,32 @@ class Observation:
 
     @cached_property
     def spectrum(self) -> Tensor | float:
-        """The spectrum of AAᵀ, from those that deepinv's physics holds."""
-        if not isinstance(self.physics, Downsampling):
-            return abs(self.physics.mask) ** 2
+        """The spectrum of AAᵀ, from those that deepinv's physics holds; half of it for a blur."""
+        physics = self.physics
+        if isinstance(physics, BlurFFT):
+            return physics.mask[..., 0] ** 2
+        if not isinstance(physics, Downsampling):
+            return physics.mask**2
         # A decimated image has the mean of its aliases' spectra, a zero-filled one repeats its own.
-        f = self.physics.factor
-        return self.physics.Fh2.unflatten(-1, (f, -1)).unflatten(-3, (f, -1)).mean((-4, -2))
+        f = physics.factor
+        return physics.Fh2.unflatten(-1, (f, -1)).unflatten(-3, (f, -1)).mean((-4, -2))
 
     def _normal(self, x: Tensor, phi: Callable[[Tensor], Tensor]) -> Tensor:
         """Aᵀ φ(AAᵀ) A x."""
-        physics = self.physics
+        physics, (height, width) = self.physics, x.shape[-2:]
         if not isinstance(physics, Downsampling):
-            return physics.V(self.spectrum * phi(self.spectrum) * physics.V_adjoint(x))
-        f, size, half = physics.factor, x.shape[-2:], x.shape[-1] // 2 + 1
-        low = fft.irfft2(physics.Fh[..., :half] * fft.rfft2(x), s=size)[..., ::f, ::f]
-        low = fft.fft2(low) * phi(self.spectrum)
-        return fft.irfft2(physics.Fhc[..., :half] * low.repeat(1, 1, f, f)[..., :half], s=size)
+            diagonal = self.spectrum * phi(self.spectrum)
+            if not isinstance(physics, BlurFFT):
+                return diagonal * x
+            return fft.irfft2(diagonal * fft.rfft2(x), s=(height, width))
+        # Rows are decimated and zero-filled in the half spectrum, columns in the image.
+        f, half = physics.factor, width // 2 + 1
+        blurred = (physics.Fh[..., :half] * fft.rfft2(x)).unflatten(-2, (f, -1)).sum(-3)
+        low = fft.irfft2(blurred, s=(height // f, width))[..., ::f]
+        low = fft.fft2(low) * (phi(self.spectrum) / f)
+        low = low.repeat(1, 1, 1, f)[..., None, :, :half]
+        x = (physics.Fhc[..., :half].unflatten(-2, (f, -1)) * low).flatten(-3, -2)
+        return fft.irfft2(x, s=(height, width))
 
     def gradient(self, x: Tensor) -> Tensor:
         """Aᵀ(A x - y), the gradient of F(x) = ½‖A x - y‖²."""
