@@ -187,15 +187,17 @@ class Anderson(Plain):
         self.step += 1
         self.images[:, i], self.residuals[:, i] = T_x.flatten(1), step.flatten(1)
         self.filled[:, i] = True
-        row = (self.residuals @ self.residuals[:, i, :, None])[..., 0].double()
+        # a row times a transposed matrix: the other way round, batches take twice the time
+        row = (self.residuals[:, i : i + 1] @ self.residuals.mT)[:, 0].double()
+        row = torch.where(self.filled, row, 0.0)
         self.gram[:, i] = self.gram[:, :, i] = row
-        filled = self.filled.to(self.gram)
-        gram = self.gram * filled[:, :, None] * filled[:, None]
-        ridge = self.ridge * gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True).clamp_min(1e-300)
-        gram = gram + torch.diag_embed(torch.where(self.filled, ridge, 1.0))
-        alpha, info = torch.linalg.solve_ex(gram, filled[..., None])
+        gram = self.gram.clone()
+        diagonal = gram.diagonal(dim1=1, dim2=2)
+        ridge = self.ridge * diagonal.sum(1, keepdim=True).clamp_min(1e-300)
+        diagonal.add_(torch.where(self.filled, ridge, 1.0))
+        alpha, info = torch.linalg.solve_ex(gram, self.filled[..., None].to(gram))
         alpha = alpha / alpha.sum(1, keepdim=True)
-        plain = (info != 0) | ~alpha.isfinite().all((1, 2))
+        plain = (info != 0) | ~alpha.sum((1, 2)).isfinite()
         singular = int(plain.sum())
         self.fallbacks += singular
         alpha = torch.nan_to_num(alpha).to(T_x).mT
@@ -208,6 +210,7 @@ class Anderson(Plain):
     def restart(self, images: Tensor) -> None:
         """Forget the iterates of these images (B,)."""
         self.filled = self.filled & ~images[:, None]
+        self.gram = torch.where(images[:, None, None], 0.0, self.gram)
 
     def keep(self, index: Tensor) -> None:
         """Forget all images of the batch but those."""
@@ -245,6 +248,9 @@ class Safeguarded(Plain):
     def next(self, T_x: Tensor, step: Tensor, residual: Tensor) -> Tensor:
         """The next x, from T(x), the step T(x) - x and the relative residuals."""
         refused = ~self.accepts(residual)
+        if not bool((refused | self.far).any()):
+            self.residual, self.iterate, self.plain = residual, T_x, refused
+            return self.anderson.next(T_x, step, residual)
         self.near = torch.where(refused & ~self.far, NEAR * self.residual, self.near)
         self.residual = torch.where(refused, self.residual, residual)
         if bool(refused.any()):
@@ -297,33 +303,35 @@ def fixed_point(
     shrinks = hasattr(T, "__getitem__")
     limit = largest * x0[0].numel() ** 0.5
     active = torch.arange(len(x0), device=x0.device)
-    alive = torch.ones_like(solution.converged)
+    alive = torch.ones_like(solution.converged)  # of the active images
     accelerate, x = acceleration(x0), x0
     for k in range(1, iterations + 1):
         T_x = T(x)
         step, size = T_x - x, _norm(T_x)
-        sound = size.isfinite() & (size <= limit)
+        sound = size < limit  # false for NaN
         residual = torch.where(sound, _norm(step) / size.clamp_min(1e-30), torch.inf)
         accepted = accelerate.accepts(residual)
-        alive[active] &= sound | ~accepted
-        kept = accepted & alive[active]
+        alive = alive & (sound | ~accepted)
+        kept = accepted & alive
         if len(active) == len(x0) and bool(kept.all()):
             solution.x, solution.residual = T_x, residual
         else:  # not in place, as the acceleration may hold the tensors
             rows = (active[kept],)
             solution.x = solution.x.index_put(rows, T_x[kept])
             solution.residual = solution.residual.index_put(rows, residual[kept])
-        done = kept & (residual <= tolerance)
-        solution.evaluations[active] = k
-        solution.converged[active] = done
         if watch is not None:
             watch(k, solution.x, solution.residual)
-        going = alive[active] & ~done
-        if not bool(going.any()) or k == iterations:
-            break
+        done = kept & (residual <= tolerance)
+        going = alive & ~done
+        all_going = bool(going.all())
+        if not all_going or k == iterations:
+            solution.evaluations[active] = k
+            solution.converged[active] = done
+            if k == iterations or not bool(going.any()):
+                break
         x = accelerate.next(T_x, step, residual)
-        if shrinks and not bool(going.all()):
-            active, x, T = active[going], x[going], T[going]
+        if shrinks and not all_going:
+            active, alive, x, T = active[going], alive[going], x[going], T[going]
             accelerate.keep(going)
     solution.fallbacks = accelerate.fallbacks
     return solution
