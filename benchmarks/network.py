@@ -6,12 +6,16 @@ Python's. Its own cost is then compared by memory format, precision and threads.
 
 import copy
 import time
+from itertools import product
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.measure import Row, Workload, in_turn, quartiles, timed_row
-from rerg.networks import UNet
+from benchmarks.measure import ROOT, Row, Workload, in_turn, quartiles, seconds_of, timed_row
+from rerg.config import read_yaml
+from rerg.networks import UNet, build
+from rerg.problems import Problem
 from rerg.restoration import solve
 from rerg.variants import restoring_map
 
@@ -23,8 +27,10 @@ class Stopwatch:
 
     def __init__(self, network: UNet):
         self.seconds, self.began = 0.0, 0.0
-        network.register_forward_pre_hook(self._start)
-        network.register_forward_hook(self._stop)
+        self.hooks = [
+            network.register_forward_pre_hook(self._start),
+            network.register_forward_hook(self._stop),
+        ]
 
     def _start(self, *_) -> None:
         self.began = time.perf_counter()
@@ -32,41 +38,57 @@ class Stopwatch:
     def _stop(self, *_) -> None:
         self.seconds += time.perf_counter() - self.began
 
+    def remove(self) -> None:
+        """Measure no longer."""
+        for hook in self.hooks:
+            hook.remove()
+
 
 def share(work: Workload) -> list[Row]:
-    """The share of the fast solver's time inside the network, per operator and size of image."""
+    """The share of the fast solver's time inside the network, per operator and size of batch.
+
+    Also for the network of config/paper.yaml, untrained: the solver works as long with any weights.
+    """
     network = work.network()
+    if work.quick:
+        return [share_of(work, network, problem, 1, 32, 1) for problem in work.of_each_operator()]
+    paper = build(read_yaml(ROOT / "config" / "paper.yaml")["network"], False, 0)
+    paper.requires_grad_(False)
+    cases = [(network, count, size, 3) for count, size in ((1, 64), (1, 128), (1, 256), (8, 96))]
+    cases.append((paper, 1, 64, 1))
+    pairs = list(product(work.of_each_operator(), cases))
+    found = []
+    for problem, case in tqdm(pairs, "network: share", disable=None):
+        found.append(share_of(work, case[0], problem, *case[1:]))
+    return found
+
+
+def share_of(
+    work: Workload, network: UNet, problem: Problem, count: int, size: int, rounds: int
+) -> Row:
+    """The share of the fast solver's time inside a network, for so many images of a size."""
     watch = Stopwatch(network)
     options = {"iterations": ITERATIONS, "tolerance": 0.0}  # the same work at every size
-    sizes, rounds = ((32,), 1) if work.quick else ((64, 128, 256), 3)
-    found = []
-    for problem in tqdm(work.of_each_operator(), "network: share", disable=None):
-        for size in sizes:
-            _, observation = work.observe(problem, 1, size)
-            inside, whole, parts = [], [], []
-            for i in range(rounds + 1):
-                T = restoring_map(work.variant, {"rg": network}, observation, work.scale, "fast")
-                watch.seconds, began = 0.0, time.perf_counter()
-                solve(T, "fast", options)
-                seconds = time.perf_counter() - began
-                if i > 0 or rounds == 1:
-                    inside.append(watch.seconds)
-                    whole.append(seconds)
-                    parts.append(watch.seconds / seconds)
-            parts = torch.tensor(parts)
-            found.append(
-                Row(
-                    f"share of the solver inside the network, {problem.name}, {size} x {size}",
-                    sum(inside) / rounds,
-                    sum(whole) / rounds,
-                    "s",
-                    parts.median().item(),
-                    ">= 0.95",
-                    quartiles(parts.numpy()),
-                    "ratio is ours / theirs: inside / whole" if not found else "",
-                )
-            )
-    return found
+    _, observation = work.observe(problem, count, size)
+    inside, whole = np.empty(rounds), np.empty(rounds)
+    for i in range(-1, rounds):  # the first warms up
+        T = restoring_map(work.variant, {"rg": network}, observation, work.scale, "fast")
+        watch.seconds = 0.0
+        whole[i] = seconds_of(lambda T=T: solve(T, "fast", options))
+        inside[i] = watch.seconds
+    watch.remove()
+    weights = sum(p.numel() for p in network.parameters())
+    return Row(
+        f"share of the solver inside the network of {weights / 1e6:.2g} million weights, "
+        f"{problem.name}, {count} x {size} x {size}",
+        float(np.median(inside)),
+        float(np.median(whole)),
+        "s",
+        float(np.median(inside / whole)),
+        ">= 0.95",
+        quartiles(inside / whole),
+        "ratio is ours / theirs: inside / whole",
+    )
 
 
 def cost(work: Workload) -> list[Row]:
