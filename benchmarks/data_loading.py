@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from rerg.config import read_yaml
+from rerg.devices import set_up_cpu
 from rerg.images import Crops, fetch, prefetch, prepare
 from rerg.networks import build
 
@@ -24,7 +25,7 @@ STEPS, WARM_UP = 150, 20
 
 def measure(batches, network: torch.nn.Module) -> tuple[float, float]:
     """Seconds per step, and the share of them that went into waiting for the batch."""
-    optimizer = torch.optim.Adam(network.parameters())
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
     batches = iter(batches)
     waited, begun = 0.0, 0.0
     for step in range(STEPS + WARM_UP):
@@ -43,7 +44,7 @@ def measure(batches, network: torch.nn.Module) -> tuple[float, float]:
 
 
 def main(paths: list[str]) -> None:
-    torch.set_num_threads(1)
+    set_up_cpu(1)
     config = read_yaml(Path("config/config.yaml"))
     with tempfile.TemporaryDirectory() as folder:
         if not paths:

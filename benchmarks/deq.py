@@ -273,7 +273,8 @@ def own_network(work: Workload) -> list[Row]:
     """A training step of deqgd against its own passes through the network, timed apart."""
     settings, steps = settings_of(work.spec), 2 if work.quick else 16
     networks = work.networks()
-    optimizer = torch.optim.Adam(networks.parameters(), lr=0.0)  # the same RG at every step
+    # a rate of 0 keeps the same RG at every step
+    optimizer = torch.optim.Adam(networks.parameters(), lr=0.0, fused=True)
     network, ratios, whole, priced = networks["rg"], [], [], []
     rounds = 1 if work.quick else 3
     for step in tqdm(range(steps), "deq: own network", disable=None):

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.deq import CLIP, solves
 from benchmarks.measure import Row, Workload, in_turn
-from rerg.devices import peak_memory_mb
+from rerg.devices import peak_memory_mb, set_up_cpu
 from rerg.problems import Problem
 from rerg.restoration import restore, solve
 from rerg.training import draw_batch, settings_of, take_step
@@ -58,7 +58,7 @@ def problems(work: Workload, count: int) -> Callable[[], object]:
 def step(work: Workload, iterations: int) -> Callable[[], object]:
     """A training step of deqgd with so many forward iterations."""
     networks = work.networks()
-    optimizer = torch.optim.Adam(networks.parameters(), lr=0.0)
+    optimizer = torch.optim.Adam(networks.parameters(), lr=0.0, fused=True)
     counts = {"iterations": iterations, "backward_iterations": 5}
     settings = solves(settings_of(work.spec), **counts, tolerance=0.0, backward_tolerance=0.0)
     batch = draw_batch(work.crops, work.of_each_operator()[-1:], 0, 0)
@@ -86,7 +86,7 @@ AXES = {
 
 def axis(work: Workload, name: str) -> Row:
     """Time and memory along an axis."""
-    torch.set_num_threads(1)
+    set_up_cpu(1)
     make, points = AXES[name]
     points = points[:2] if work.quick else points
     details = []

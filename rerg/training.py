@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rerg.config import InputError, digest
-from rerg.devices import peak_memory_mb
+from rerg.devices import peak_memory_mb, set_up_cpu
 from rerg.images import Crops, prefetch
 from rerg.networks import build, compile_networks, copy_weights, load_weights
 from rerg.parallel import Group
@@ -185,7 +185,9 @@ def train(
         network.precision = spec["training"]["precision"]
     if compiled:
         compile_networks(networks)
-    optimizer = torch.optim.Adam(networks.parameters(), lr=spec["settings"]["learning_rate"])
+    optimizer = torch.optim.Adam(
+        networks.parameters(), lr=spec["settings"]["learning_rate"], fused=True
+    )
     step, rows, window, seconds = 0, [], [], 0.0
     if state := load_checkpoint(checkpoint, spec):
         networks.load_state_dict(state["networks"])
@@ -282,7 +284,7 @@ def train_job(job: dict, group: Group | None = None) -> tuple[nn.ModuleDict, lis
     job: spec, start (a weights file or None), images (prepared files), checkpoint, kernels,
     device, threads, compile, log_every, checkpoint_every.
     """
-    torch.set_num_threads(job["threads"])
+    set_up_cpu(job["threads"])
     spec, start = job["spec"], None
     if job["start"]:
         start = build_networks({**spec, "variant": spec["settings"]["start"]})
