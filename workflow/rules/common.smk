@@ -1,7 +1,6 @@
 # What the rules ask of the run: groups of problems, files, specs.
-def batched(problems):
-    """Groups of problems that share a job."""
-    n = RUN["problems_per_job"]
+def batched(problems, n=RUN["problems_per_job"]):
+    """Groups of n problems that share a job."""
     return [list(problems)[i : i + n] for i in range(0, len(problems), n)]
 
 

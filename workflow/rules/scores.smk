@@ -1,12 +1,13 @@
 # The long table of scores: one part per dataset and problem, then all of them. As for the
-# restorations, a job takes a group of problems: the imports of LPIPS take longer than the scores.
+# restorations, a job takes a group of problems, but half as many: a laptop's cores have nothing
+# else to do by then.
 SCORES = f"{RESULTS}/scores.csv"
 # A stored table stands alone: where it lies without its parts, nothing that comes before it is
 # computed for the tables, figures and claims.
 STORED = Path(SCORES).exists() and not Path(RESULTS, "scores").exists()
 
 
-for problems in batched(RUN["problems"]):
+for problems in batched(RUN["problems"], (RUN["problems_per_job"] + 1) // 2):
 
     rule:
         name:

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import h5py
 
+from rerg.devices import set_up_cpu
 from rerg.perceptual import load_lpips
 from rerg.provenance import commit
 from rerg.scores import score, write_scores
 from rerg.script import logged
 
 with logged(snakemake.log[0]):
+    set_up_cpu(snakemake.threads)
     with h5py.File(snakemake.input.images) as file:
         truth = {image: file[image][()] for image in file}
     lpips = load_lpips(Path(snakemake.input.lpips))
