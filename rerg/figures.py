@@ -170,6 +170,7 @@ def mean_trace(cells: Sequence[str]) -> np.ndarray:
 
 
 GD_STYLES = {"adam": "-", "gd": "--"}
+GD_NAMES = {"adam": "solid: GD by Adam", "gd": "dashed: plain GD"}
 
 
 @_styled
@@ -191,6 +192,8 @@ def iterations(
     ]
     if not by_gd:
         return absent(f"no method was run by GD on {problem} with a trace")
+    used = {methods[name]["solver"] for name in by_gd}
+    names = [name for solver, name in GD_NAMES.items() if solver in used]
     figure = Figure(figsize=(COLUMN, 2.5), layout="constrained")
     ax = figure.subplots()
     ends = {}
@@ -205,7 +208,7 @@ def iterations(
     ].mean()
     ax.axhline(initial, color=OTHER, linestyle=":", linewidth=1, label="initial image")
     ax.set(
-        xlabel="iterations of GD (network evaluations)",
+        xlabel=f"network evaluations ({', '.join(names)})",
         ylabel="average PSNR (dB)",
         title=problems[problem]["label"] if problem in problems else problem,
         xlim=(0, max(end[0] for end in ends.values())),

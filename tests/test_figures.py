@@ -92,6 +92,8 @@ def test_every_method_is_named(drawn):
     assert set(labels.values()) | {"fast", "GD"} <= set(texts(drawn["evaluations"]))
     assert {labels[name] for name in tables.RGS} <= set(texts(drawn["regret"]))
     assert {"RG, GD", "RERG, GD", "initial image"} <= set(texts(drawn["iterations"]))
+    label = drawn["iterations"].axes[0].get_xlabel()
+    assert label == "network evaluations (dashed: plain GD)"
     assert {"RG, loss", "DEQGD, loss"} <= set(texts(drawn["training"]))
     assert {"initial\nimage\n10.46 dB", "RERG\n40.00 dB", "TV\n20.00 dB"} <= set(
         texts(drawn["examples"])
