@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from torchdeq import get_deq
 from tqdm import tqdm
 
-from benchmarks.measure import Row, Workload, in_turn, quartiles, timed_row
+from benchmarks.measure import (
+    Row,
+    Workload,
+    in_turn,
+    millions,
+    paper_networks,
+    quartiles,
+    timed_row,
+)
 from rerg.equilibrium import ProximalGradient
 from rerg.networks import UNet
 from rerg.restoration import psnr, solve
@@ -269,14 +277,12 @@ def prices(network: UNet, x: Tensor, rounds: int) -> dict[str, float]:
     return dict(zip(("forward", "graph", "backward", "full"), taken, strict=True))
 
 
-def own_network(work: Workload) -> list[Row]:
+def own_network(work: Workload, networks: nn.ModuleDict, steps: int, rounds: int) -> Row:
     """A training step of deqgd against its own passes through the network, timed apart."""
-    settings, steps = settings_of(work.spec), 2 if work.quick else 16
-    networks = work.networks()
+    settings = settings_of(work.spec)
     # a rate of 0 keeps the same RG at every step
     optimizer = torch.optim.Adam(networks.parameters(), lr=0.0, fused=True)
     network, ratios, whole, priced = networks["rg"], [], [], []
-    rounds = 1 if work.quick else 3
     for step in tqdm(range(steps), "deq: own network", disable=None):
         batch = draw_batch(work.crops, list(work.problems.values()), 0, step)
         with Passes(network) as passes:
@@ -300,18 +306,16 @@ def own_network(work: Workload) -> list[Row]:
         whole.append(float(np.median(taken)))
         priced.append(float(cost))
     ratios = np.array(whole) / np.array(priced)
-    return [
-        Row(
-            "DEQ training step against its own network evaluations",
-            float(np.median(whole)),
-            float(np.median(priced)),
-            "s",
-            sum(whole) / sum(priced),
-            "<= 1.1",
-            quartiles(ratios),
-            f"ratio is ours / theirs, over {steps} batches of the problems",
-        )
-    ]
+    return Row(
+        f"DEQ training step against its own network evaluations, {millions(network)}",
+        float(np.median(whole)),
+        float(np.median(priced)),
+        "s",
+        sum(whole) / sum(priced),
+        "<= 1.1",
+        quartiles(ratios),
+        f"ratio is ours / theirs, over {steps} batches of the problems",
+    )
 
 
 def plain_implicit(
@@ -398,9 +402,10 @@ def plain_gradients(work: Workload) -> list[Row]:
 
 def rows(work: Workload) -> list[Row]:
     """Everything about deep equilibria."""
-    return [
-        *restorations(work),
-        *training_steps(work),
-        *own_network(work),
-        *plain_gradients(work),
-    ]
+    found = [*restorations(work), *training_steps(work)]
+    if work.quick:
+        found.append(own_network(work, work.networks(), 2, 1))
+    else:
+        found.append(own_network(work, work.networks(), 16, 3))
+        found.append(own_network(work, paper_networks(), 2, 1))
+    return [*found, *plain_gradients(work)]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rerg.config import InputError, read_yaml
 from rerg.devices import set_up_cpu
 from rerg.images import as_tensor, fetch, prepare, read_images, read_rgb
-from rerg.networks import UNet, load_weights
+from rerg.networks import UNet, build, load_weights
 from rerg.problems import Observation, Problem, generator
 from rerg.training import build_networks
 
@@ -97,6 +97,18 @@ def timed_row(name: str, ours: np.ndarray, theirs: np.ndarray, goal: str = "", *
         quartiles(ratios),
         **more,
     )
+
+
+def paper_networks() -> nn.ModuleDict:
+    """An RG with the network of config/paper.yaml, untrained: its passes take as long."""
+    return nn.ModuleDict(
+        {"rg": build(read_yaml(ROOT / "config" / "paper.yaml")["network"], False, 0)}
+    )
+
+
+def millions(network: UNet) -> str:
+    """How many million weights a network has."""
+    return f"{sum(p.numel() for p in network.parameters()) / 1e6:.2g} million weights"
 
 
 def rows_of(name: str, work: "Workload") -> list[Row]:

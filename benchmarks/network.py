@@ -12,9 +12,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.measure import ROOT, Row, Workload, in_turn, quartiles, seconds_of, timed_row
-from rerg.config import read_yaml
-from rerg.networks import UNet, build
+from benchmarks.measure import (
+    Row,
+    Workload,
+    in_turn,
+    millions,
+    paper_networks,
+    quartiles,
+    seconds_of,
+    timed_row,
+)
+from rerg.networks import UNet
 from rerg.problems import Problem
 from rerg.restoration import solve
 from rerg.variants import restoring_map
@@ -47,13 +55,12 @@ class Stopwatch:
 def share(work: Workload) -> list[Row]:
     """The share of the fast solver's time inside the network, per operator and size of batch.
 
-    Also for the network of config/paper.yaml, untrained: the solver works as long with any weights.
+    Also for the network of config/paper.yaml.
     """
     network = work.network()
     if work.quick:
         return [share_of(work, network, problem, 1, 32, 1) for problem in work.of_each_operator()]
-    paper = build(read_yaml(ROOT / "config" / "paper.yaml")["network"], False, 0)
-    paper.requires_grad_(False)
+    paper = paper_networks()["rg"].requires_grad_(False)
     cases = [(network, count, size, 3) for count, size in ((1, 64), (1, 128), (1, 256), (8, 96))]
     cases.append((paper, 1, 64, 1))
     pairs = list(product(work.of_each_operator(), cases))
@@ -77,10 +84,9 @@ def share_of(
         whole[i] = seconds_of(lambda T=T: solve(T, "fast", options))
         inside[i] = watch.seconds
     watch.remove()
-    weights = sum(p.numel() for p in network.parameters())
     return Row(
-        f"share of the solver inside the network of {weights / 1e6:.2g} million weights, "
-        f"{problem.name}, {count} x {size} x {size}",
+        f"share of the solver inside the network of {millions(network)}, {problem.name}, "
+        f"{count} x {size} x {size}",
         float(np.median(inside)),
         float(np.median(whole)),
         "s",
