@@ -19,13 +19,14 @@ from rerg.config import read_yaml
 from rerg.devices import set_up_cpu
 from rerg.images import Crops, fetch, prefetch, prepare
 from rerg.networks import build
+from rerg.training import optimizer_of
 
 STEPS, WARM_UP = 150, 20
 
 
 def measure(batches, network: torch.nn.Module) -> tuple[float, float]:
     """Seconds per step, and the share of them that went into waiting for the batch."""
-    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    optimizer = optimizer_of(network, 1e-3)
     batches = iter(batches)
     waited, begun = 0.0, 0.0
     for step in range(STEPS + WARM_UP):

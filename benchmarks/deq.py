@@ -30,7 +30,7 @@ from benchmarks.measure import (
 from rerg.equilibrium import ProximalGradient
 from rerg.networks import UNet
 from rerg.restoration import psnr, solve
-from rerg.training import draw_batch, settings_of, take_step
+from rerg.training import draw_batch, optimizer_of, settings_of, take_step
 from rerg.variants import Batch, Settings, module, relative_errors
 
 TOLERANCE = {"restoration": 1e-4, "training": 1e-3}
@@ -281,7 +281,7 @@ def own_network(work: Workload, networks: nn.ModuleDict, steps: int, rounds: int
     """A training step of deqgd against its own passes through the network, timed apart."""
     settings = settings_of(work.spec)
     # a rate of 0 keeps the same RG at every step
-    optimizer = torch.optim.Adam(networks.parameters(), lr=0.0, fused=True)
+    optimizer = optimizer_of(networks, 0.0)
     network, ratios, whole, priced = networks["rg"], [], [], []
     for step in tqdm(range(steps), "deq: own network", disable=None):
         batch = draw_batch(work.crops, list(work.problems.values()), 0, step)

@@ -11,14 +11,13 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
-import torch
 
 from benchmarks.deq import CLIP, solves
 from benchmarks.measure import Row, Workload, in_turn
 from rerg.devices import peak_memory_mb, set_up_cpu
 from rerg.problems import Problem
 from rerg.restoration import restore, solve
-from rerg.training import draw_batch, settings_of, take_step
+from rerg.training import draw_batch, optimizer_of, settings_of, take_step
 from rerg.variants import restoring_map
 
 ITERATIONS = 10
@@ -58,7 +57,7 @@ def problems(work: Workload, count: int) -> Callable[[], object]:
 def step(work: Workload, iterations: int) -> Callable[[], object]:
     """A training step of deqgd with so many forward iterations."""
     networks = work.networks()
-    optimizer = torch.optim.Adam(networks.parameters(), lr=0.0, fused=True)
+    optimizer = optimizer_of(networks, 0.0)
     counts = {"iterations": iterations, "backward_iterations": 5}
     settings = solves(settings_of(work.spec), **counts, tolerance=0.0, backward_tolerance=0.0)
     batch = draw_batch(work.crops, work.of_each_operator()[-1:], 0, 0)

@@ -169,8 +169,7 @@ def mean_trace(cells: Sequence[str]) -> np.ndarray:
     return np.column_stack([grid, np.mean(curves, axis=0)])
 
 
-GD_STYLES = {"adam": "-", "gd": "--"}
-GD_NAMES = {"adam": "solid: GD by Adam", "gd": "dashed: plain GD"}
+GD_LINES = {"adam": ("-", "solid: GD by Adam"), "gd": ("--", "dashed: plain GD")}
 
 
 @_styled
@@ -188,19 +187,19 @@ def iterations(
     by_gd = [
         name
         for name in in_order(solved["method"], list(methods))
-        if methods.get(name, {}).get("solver") in GD_STYLES
+        if methods.get(name, {}).get("solver") in GD_LINES
     ]
     if not by_gd:
         return absent(f"no method was run by GD on {problem} with a trace")
     used = {methods[name]["solver"] for name in by_gd}
-    names = [name for solver, name in GD_NAMES.items() if solver in used]
+    names = [name for solver, (_, name) in GD_LINES.items() if solver in used]
     figure = Figure(figsize=(COLUMN, 2.5), layout="constrained")
     ax = figure.subplots()
     ends = {}
     for name in by_gd:
         trace = mean_trace(solved.loc[solved["method"] == name, "trace"])
         label = methods[name]["label"].removesuffix(", Adam-GD")
-        style = GD_STYLES[methods[name]["solver"]]
+        style, _ = GD_LINES[methods[name]["solver"]]
         ax.plot(*trace.T, style, color=color_of(name, methods), label=label)
         ends[name] = trace[-1]
     initial = scores.loc[

@@ -67,6 +67,11 @@ def evaluations_of(networks: nn.ModuleDict) -> int:
     return sum(network.evaluations for network in networks.values())
 
 
+def optimizer_of(networks: nn.Module, learning_rate: float) -> torch.optim.Adam:
+    """The optimizer of every variant."""
+    return torch.optim.Adam(networks.parameters(), lr=learning_rate, fused=True)
+
+
 def take_step(
     variant: str,
     networks: nn.ModuleDict,
@@ -185,9 +190,7 @@ def train(
         network.precision = spec["training"]["precision"]
     if compiled:
         compile_networks(networks)
-    optimizer = torch.optim.Adam(
-        networks.parameters(), lr=spec["settings"]["learning_rate"], fused=True
-    )
+    optimizer = optimizer_of(networks, spec["settings"]["learning_rate"])
     step, rows, window, seconds = 0, [], [], 0.0
     if state := load_checkpoint(checkpoint, spec):
         networks.load_state_dict(state["networks"])
