@@ -176,6 +176,7 @@ class Anderson(Plain):
     def __init__(self, x0: Tensor, window: int = 10, damping: float = 1.0, ridge: float = 1e-8):
         self.damping, self.ridge, self.step = damping, ridge, 0
         # A ring: the order of the iterates does not matter, so the oldest is overwritten in place.
+        # Empty places hold zeros and have no share in the mix.
         self.images = x0.new_zeros(len(x0), window, x0[0].numel())
         self.residuals = torch.zeros_like(self.images)
         self.gram = torch.zeros(len(x0), window, window, dtype=torch.float64, device=x0.device)
@@ -188,29 +189,29 @@ class Anderson(Plain):
         self.images[:, i], self.residuals[:, i] = T_x.flatten(1), step.flatten(1)
         self.filled[:, i] = True
         # a row times a transposed matrix: the other way round, batches take twice the time
-        row = (self.residuals[:, i : i + 1] @ self.residuals.mT)[:, 0].double()
-        row = torch.where(self.filled, row, 0.0)
+        row = (self.residuals[:, i : i + 1] @ self.residuals.mT)[:, 0]
         self.gram[:, i] = self.gram[:, :, i] = row
         gram = self.gram.clone()
         diagonal = gram.diagonal(dim1=1, dim2=2)
         ridge = self.ridge * diagonal.sum(1, keepdim=True).clamp_min(1e-300)
-        diagonal.add_(torch.where(self.filled, ridge, 1.0))
+        diagonal += torch.where(self.filled, ridge, 1.0)
         alpha, info = torch.linalg.solve_ex(gram, self.filled[..., None].to(gram))
         alpha = alpha / alpha.sum(1, keepdim=True)
-        plain = (info != 0) | ~alpha.sum((1, 2)).isfinite()
-        singular = int(plain.sum())
-        self.fallbacks += singular
-        alpha = torch.nan_to_num(alpha).to(T_x).mT
+        sound = (info == 0) & alpha.sum((1, 2)).isfinite()
+        alpha = alpha.to(T_x).mT
         y = alpha @ self.images
         if self.damping < 1:
             y = y - (1 - self.damping) * (alpha @ self.residuals)
         y = y.view_as(T_x)
-        return torch.where(_per_image(plain), T_x, y) if singular else y
+        if bool(sound.all()):
+            return y
+        self.fallbacks += int((~sound).sum())
+        return torch.where(_per_image(sound), y, T_x)
 
     def restart(self, images: Tensor) -> None:
         """Forget the iterates of these images (B,)."""
-        self.filled = self.filled & ~images[:, None]
-        self.gram = torch.where(images[:, None, None], 0.0, self.gram)
+        for kept in (self.images, self.residuals, self.gram, self.filled):
+            kept[images] = 0
 
     def keep(self, index: Tensor) -> None:
         """Forget all images of the batch but those."""

@@ -432,6 +432,21 @@ def test_adam_freezes_an_image_without_a_gradient():
     assert not torch.equal(solution.x[1], observation.x0[1])
 
 
+def test_anderson_restarts_as_new_even_after_an_iterate_that_was_not_finite():
+    """An image of a batch may be lost to a candidate that overflowed, while the others go on."""
+    x, steps = torch.randn(
+        2, 2, 2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(7)
+    )
+    used = Anderson(x[0], window=3)
+    used.next(torch.full_like(x[0], torch.nan), torch.full_like(x[0], torch.nan), None)
+    used.restart(torch.tensor([True, False]))
+    fresh = Anderson(x[0], window=3)
+    fresh.step = used.step
+    for T_x, step in zip(x, steps, strict=True):
+        found, expected = used.next(T_x, step, None), fresh.next(T_x, step, None)
+        assert torch.equal(found[0], expected[0])
+
+
 def test_singular_anderson_system_falls_back_and_counts():
     """Equal residuals make a Gram matrix of ones: without a ridge it is singular."""
     x0 = torch.zeros(2, 3, 4, 4, dtype=torch.float64)
