@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.measure import (
+    ROOT,
     Row,
     Workload,
     in_turn,
@@ -22,12 +23,11 @@ from benchmarks.measure import (
     seconds_of,
     timed_row,
 )
+from rerg.config import read_yaml
 from rerg.networks import UNet
 from rerg.problems import Problem
 from rerg.restoration import solve
 from rerg.variants import restoring_map
-
-ITERATIONS = 20
 
 
 class Stopwatch:
@@ -75,7 +75,7 @@ def share_of(
 ) -> Row:
     """The share of the fast solver's time inside a network, for so many images of a size."""
     watch = Stopwatch(network)
-    options = {"iterations": ITERATIONS, "tolerance": 0.0}  # the same work at every size
+    options = read_yaml(ROOT / "config" / "config.yaml")["solvers"]["fast"]
     _, observation = work.observe(problem, count, size)
     inside, whole = np.empty(rounds), np.empty(rounds)
     for i in range(-1, rounds):  # the first warms up
