@@ -27,7 +27,7 @@ from benchmarks.measure import (
     quartiles,
     timed_row,
 )
-from rerg.equilibrium import ProximalGradient
+from rerg.equilibrium import GradientDescent, ProximalGradient
 from rerg.networks import UNet
 from rerg.restoration import psnr, solve
 from rerg.training import draw_batch, optimizer_of, settings_of, take_step
@@ -319,11 +319,16 @@ def own_network(work: Workload, networks: nn.ModuleDict, steps: int, rounds: int
 
 
 def plain_implicit(
-    networks: nn.ModuleDict, batch: Batch, scale: float, forward: int, backward: int
+    networks: nn.ModuleDict,
+    batch: Batch,
+    scale: float,
+    forward: int,
+    backward: int,
+    kind: type[ProximalGradient] = ProximalGradient,
 ) -> None:
     """The gradient of the loss of deqgd by so many plain steps, left in the parameters."""
     networks.zero_grad(set_to_none=True)
-    T = ProximalGradient(networks["rg"], batch.observation, scale)
+    T = kind(networks["rg"], batch.observation, scale)
     x = T.start()
     with torch.no_grad():
         for _ in range(forward):
@@ -341,9 +346,10 @@ def plain_implicit(
 def plain_gradients(work: Workload) -> list[Row]:
     """Our gradient of deqgd against a plain DEQ's, of fixed counts of steps, at an equal error.
 
-    Twice: the plain counts are the fewest of a grid that are as exact as the config's tolerances;
-    and our tolerances are the first, halved and halved again, that are as exact as plain steps up
-    to the config's limits. The error is relative, in the mean over batches of all problems.
+    The plain counts are the fewest of a grid that are as exact as the config's tolerances, of the
+    fast map and of gradient descent's, which is the paper's; or our tolerances are the first,
+    halved and halved again, that are as exact as plain steps up to the config's limits. The error
+    is relative, in the mean over batches of all problems.
     """
     settings, problems = settings_of(work.spec), list(work.problems.values())
     count, rounds = (2, 1) if work.quick else (8, 3)
@@ -361,8 +367,8 @@ def plain_gradients(work: Workload) -> list[Row]:
             off.append(((gradient_of(networks) - g).norm() / g.norm()).item())
         return float(np.mean(off))
 
-    def plainly(forward: int, backward: int) -> Callable[[Batch], None]:
-        return lambda batch: plain_implicit(networks, batch, work.scale, forward, backward)
+    def plainly(forward: int, backward: int, *kind: type) -> Callable[[Batch], None]:
+        return lambda batch: plain_implicit(networks, batch, work.scale, forward, backward, *kind)
 
     def ours(halved: int) -> Callable[[Batch], object]:
         limits = {"iterations": 300, "backward_iterations": 100} if halved else {}
@@ -378,21 +384,25 @@ def plain_gradients(work: Workload) -> list[Row]:
             if off <= limit or candidate is candidates[-1]:
                 return place, off
 
-    fewest = (5, 10, 15, 20, 30, 40, 60, 80)
+    fewest, descents = (5, 10, 15, 20, 30, 40, 60, 80), (40, 80, 160, 320, 640)
     limits = (settings.equilibrium["iterations"], settings.equilibrium["backward_iterations"])
     off = error(ours(0))
     i, plain_off = first([plainly(n, n) for n in fewest], off)
+    descents = descents[:1] if work.quick else descents
+    j, descent_off = first([plainly(n, n, GradientDescent) for n in descents], off)
     limits_off = error(plainly(*limits))
     k, close_off = first([ours(halved) for halved in range(9)], limits_off)
+    n, m = fewest[i], descents[j]
     pairs = [
-        (f"{fewest[i]} plain steps each way, as exact as ours", 0, plainly(fewest[i], fewest[i])),
-        (f"plain steps up to the limits, {limits[0]} and {limits[1]}", k, plainly(*limits)),
+        (f"{n} plain steps each way, as exact as ours", 0, rounds, plainly(n, n)),
+        (f"{m} steps of gradient descent each way", 0, 1, plainly(m, m, GradientDescent)),
+        (f"plain steps up to the limits, {limits[0]} and {limits[1]}", k, rounds, plainly(*limits)),
     ]
-    errors = [(off, plain_off), (close_off, limits_off)]
+    errors = [(off, plain_off), (off, descent_off), (close_off, limits_off)]
     found = []
-    for (name, halved, plain), (own, other) in zip(pairs, errors, strict=True):
+    for (name, halved, times, plain), (own, other) in zip(pairs, errors, strict=True):
         taken = sum(
-            in_turn([partial(ours(halved), batch), partial(plain, batch)], rounds)
+            in_turn([partial(ours(halved), batch), partial(plain, batch)], times)
             for batch in tqdm(batches, "deq: plain gradients", disable=None)
         )
         note = f"error {own:.2g} and {other:.2g} of the gradient's norm, tolerances / {2**halved}"
