@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rerg.config import Run, read_yaml
 from rerg.networks import build
+from rerg.tuning import STEPS
 
 ROOT = Path(__file__).parents[1]
 # Pixels of all images; those of Set5 from its five sizes.
@@ -96,7 +97,8 @@ def main() -> None:
         print(f"| restoration | {solver}: {count} methods x problems, at most | {cost:.0f} |")
     tuning = config["tuning"]
     if tuning["rounds"]:
-        trials = tuning["rounds"] * len(tuning["factors"]) * len(run.variants())
+        per_variant = len(tuning["factors"]) + STEPS + 2 * (tuning["rounds"] - 1)
+        trials = per_variant * len(run.variants())
         pixels = sum(PIXELS[name] for name in config["datasets"]["validation"])
         share = min(1, tuning["images"] / 100)
         passes = trials * len(config["problems"]) * tuning["iterations"]

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = ["problem", "parameters", "psnr", "network_evaluations", "key", "failed"]
 FACTOR = "sigma_factor"  # by which σ of the problem is multiplied
+STEPS, GAIN = 4, 0.02  # beyond the grid, each of so many dB
 
 Parameters = dict[str, float]
 
@@ -33,9 +34,10 @@ def search(
 ) -> list[tuple[Parameters, float]]:
     """Maximise a function of positive parameters, coarse to fine: all trials, in their order.
 
-    The first round tries the grid. Each further round halves the grid's mean ratio on a log scale
-    and tries that step up and down from the best so far, beyond the grid too. A value that is not
-    a number is worse than any other.
+    The first round tries the grid; where its best lies on the edge of an axis it walks on from
+    there by the grid's mean ratio, `STEPS` times at most, as long as a step gains more than `GAIN`.
+    Each further round halves that ratio on a log scale and tries that step up and down from the
+    best so far. A value that is not a number is worse than any other.
     """
     tried: dict[tuple[float, ...], float] = {}
 
@@ -45,12 +47,23 @@ def search(
             if point not in tried:
                 tried[point] = evaluate(dict(zip(grid, point, strict=True)))
 
+    def best() -> tuple[float, ...]:
+        return max(tried, key=lambda point: _comparable(tried[point]))
+
     try_all(list(grid.values()))
     ratios = [(max(v) / min(v)) ** (1 / (len(v) - 1)) for v in grid.values()]
+    for axis, ratio in enumerate(ratios):
+        for _ in range(STEPS):
+            start, values = best(), {point[axis] for point in tried}
+            if min(values) < start[axis] < max(values):
+                break
+            end = start[axis] * (ratio if start[axis] == max(values) else 1 / ratio)
+            try_all([[end if i == axis else value] for i, value in enumerate(start)])
+            if not tried[best()] - tried[start] > GAIN:
+                break
     for _ in range(1, rounds):
         ratios = [math.sqrt(ratio) for ratio in ratios]
-        best = max(tried, key=lambda point: _comparable(tried[point]))
-        try_all([[b / r, b, b * r] for b, r in zip(best, ratios, strict=True)])
+        try_all([[b / r, b, b * r] for b, r in zip(best(), ratios, strict=True)])
     return [(dict(zip(grid, point, strict=True)), value) for point, value in tried.items()]
 
 

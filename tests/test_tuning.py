@@ -12,7 +12,7 @@ from conftest import clean_images, problem_of
 from rerg import figures
 from rerg.baselines import restore
 from rerg.problems import generator
-from rerg.tuning import best, on_edge, search, summary, tune
+from rerg.tuning import GAIN, STEPS, best, on_edge, search, summary, tune
 
 GRID = {"sigma_factor": [0.5, 1, 2]}
 
@@ -24,13 +24,24 @@ def peak(*at: float):
     )
 
 
-@pytest.mark.parametrize("at", [0.1, 0.8, 1.3, 6])
+@pytest.mark.parametrize("at", [0.1, 0.8, 1.3, 6, 900])
 def test_search_comes_as_near_as_its_last_step(at):
     trials = search(GRID, 8, peak(at))
     parameters, _ = max(trials, key=lambda trial: trial[1])
-    reach = {0.1: 0.5 / 2 ** (1 - 2**-7), 6: 2 * 2 ** (1 - 2**-7)}  # the sum of all steps
-    expected = reach.get(at, at)
-    assert abs(math.log2(parameters["sigma_factor"] / expected)) < 2**-6
+    furthest = 2 * 2**STEPS * 2 ** (1 - 2**-7)  # the walk beyond the grid, and all finer steps
+    assert abs(math.log2(parameters["sigma_factor"] / min(at, furthest))) < 2**-6
+
+
+def test_the_walk_beyond_the_grid_ends_where_it_gains_little():
+    def flat(parameters: dict) -> float:
+        return 0.6 * GAIN * math.log2(parameters["sigma_factor"])
+
+    tried = [parameters["sigma_factor"] for parameters, _ in search(GRID, 1, flat)]
+    assert tried == [0.5, 1, 2, 4]
+    steep = [p["sigma_factor"] for p, _ in search(GRID, 1, lambda p: -2 * flat(p))]
+    assert steep == [0.5, 1, 2, *(0.5 / 2**k for k in range(1, STEPS + 1))]
+    both = {"a": [1, 2], "b": [1, 2]}
+    assert (8, 0.5) in [tuple(p.values()) for p, _ in search(both, 1, peak(8, 0.6))]
 
 
 def test_search_of_two_parameters_and_of_values_that_are_not_numbers():
@@ -42,7 +53,8 @@ def test_search_of_two_parameters_and_of_values_that_are_not_numbers():
     assert len(trials) == len({tuple(p.values()) for p, _ in trials})
     half = search(GRID, 2, lambda p: math.nan if p["sigma_factor"] > 1 else p["sigma_factor"])
     assert on_edge(half) == []
-    assert on_edge(search(GRID, 1, peak(9.0))) == ["sigma_factor"]
+    assert on_edge(search(GRID, 1, peak(900.0))) == ["sigma_factor"]
+    assert on_edge(search(GRID, 1, peak(9.0))) == []
 
 
 def test_trials_are_kept_not_repeated_and_the_best_is_read(tmp_path):
