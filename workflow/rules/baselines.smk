@@ -41,6 +41,7 @@ for method in run.all_methods():
                 f"{RESULTS}/benchmarks/restore.{{dataset}}.{method}.{problems[0]}.tsv"
             wildcard_constraints:
                 problem="|".join(run.problems_of(method)),
+            priority: len(problems)  # as those by variants
             conda:
                 "../../environment.yml"
             threads: RUN["restoration"]["threads"]
