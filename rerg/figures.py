@@ -14,7 +14,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FormatStrFormatter, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from scipy.ndimage import uniform_filter
 
 from rerg.scores import INITIAL, TRUTH, psnr, read_trace
@@ -435,6 +435,7 @@ def tuning(
     figure = Figure(figsize=(WIDTH, 1.6 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
     for ax, problem in zip(axes, names, strict=False):
+        lowest = math.inf  # of the methods' best values
         for name, table in curves.items():
             line = table[(table["problem"] == problem) & table["psnr"].notna()]
             line = line.sort_values("value")
@@ -444,6 +445,7 @@ def tuning(
             style = "-" if color != OTHER else "--"
             ax.plot(line["value"], line["psnr"], style, color=color, linewidth=1)
             chosen = line.loc[line["psnr"].idxmax()]
+            lowest = min(lowest, chosen["psnr"])
             edge = chosen["value"] in (line["value"].min(), line["value"].max())
             ax.plot(
                 chosen["value"],
@@ -453,9 +455,13 @@ def tuning(
                 markerfacecolor="white" if edge else color,
                 markersize=4.5,
             )
-        ax.set_xscale("log", base=2)
+        if lowest - 1 > ax.get_ylim()[0]:
+            ax.set_ylim(bottom=lowest - 1)  # dB; far from their best, curves leave the panel
+        ax.set_xscale("log")
         ax.set_title(short_names(problems).get(problem, problem))
+        ax.xaxis.set_major_locator(LogLocator(numticks=9))
         ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.tick_params(labelbottom=True)
     for ax in axes[len(names) :]:
         ax.remove()

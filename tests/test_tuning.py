@@ -125,3 +125,4 @@ def test_the_figure_marks_the_best_hollow_where_it_is_on_the_edge():
     assert best_rg.get_markerfacecolor() == figures.COLORS["rg"]
     assert best_tv.get_xydata().tolist() == [[2, 19]]  # 8, relative to 4
     assert best_tv.get_markerfacecolor() == "white"
+    assert ax.get_ylim()[0] == 19 - 1  # the lowest of the best values, less 1 dB
