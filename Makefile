@@ -23,8 +23,8 @@ demo: .venv/installed ## train, restore, score and judge everything on embedded 
 	@echo "Tables in $(RESULTS)/tables, figures in $(RESULTS)/figures, scores in $(RESULTS)/scores.csv."
 	@echo "One page with everything: make report"
 
-test: .venv/installed ## run the tests
-	$(BIN)/python -m pytest
+test: .venv/installed ## run the tests, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-cluster: .venv/installed ## run on a real Slurm on this machine (minutes; root, Debian or Ubuntu)
 	$(BIN)/python -m pytest -rs --durations=0 tests/cluster
