@@ -384,7 +384,7 @@ def plain_gradients(work: Workload) -> list[Row]:
             if off <= limit or candidate is candidates[-1]:
                 return place, off
 
-    fewest, descents = (5, 10, 15, 20, 30, 40, 60, 80), (40, 80, 160, 320, 640)
+    fewest, descents = (5, 10, 15, 20, 30, 40, 60, 80), (160, 640)
     limits = (settings.equilibrium["iterations"], settings.equilibrium["backward_iterations"])
     off = error(ours(0))
     i, plain_off = first([plainly(n, n) for n in fewest], off)
@@ -417,5 +417,5 @@ def rows(work: Workload) -> list[Row]:
         found.append(own_network(work, work.networks(), 2, 1))
     else:
         found.append(own_network(work, work.networks(), 16, 3))
-        found.append(own_network(work, paper_networks(), 2, 1))
+        found.append(own_network(work, paper_networks(), 1, 1))
     return [*found, *plain_gradients(work)]

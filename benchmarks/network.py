@@ -57,25 +57,32 @@ def share(work: Workload) -> list[Row]:
 
     Also for the network of config/paper.yaml.
     """
-    network = work.network()
+    network, options = work.network(), read_yaml(ROOT / "config" / "config.yaml")["solvers"]["fast"]
     if work.quick:
-        return [share_of(work, network, problem, 1, 32, 1) for problem in work.of_each_operator()]
-    paper = paper_networks()["rg"].requires_grad_(False)
-    cases = [(network, count, size, 3) for count, size in ((1, 64), (1, 128), (1, 256), (8, 96))]
-    cases.append((paper, 1, 64, 1))
+        cases = [(network, 1, 32, options, 1)]
+    else:
+        sizes = ((1, 64), (1, 128), (1, 256), (8, 96))
+        cases = [(network, count, size, options, 3) for count, size in sizes]
+        # untrained, it has no equilibrium to stop at
+        paper = paper_networks()["rg"].requires_grad_(False)
+        cases.append((paper, 1, 64, {**options, "iterations": 20}, 1))
     pairs = list(product(work.of_each_operator(), cases))
-    found = []
-    for problem, case in tqdm(pairs, "network: share", disable=None):
-        found.append(share_of(work, case[0], problem, *case[1:]))
-    return found
+    return [
+        share_of(work, problem, *case) for problem, case in tqdm(pairs, "network", disable=None)
+    ]
 
 
 def share_of(
-    work: Workload, network: UNet, problem: Problem, count: int, size: int, rounds: int
+    work: Workload,
+    problem: Problem,
+    network: UNet,
+    count: int,
+    size: int,
+    options: dict,
+    rounds: int,
 ) -> Row:
     """The share of the fast solver's time inside a network, for so many images of a size."""
     watch = Stopwatch(network)
-    options = read_yaml(ROOT / "config" / "config.yaml")["solvers"]["fast"]
     _, observation = work.observe(problem, count, size)
     inside, whole = np.empty(rounds), np.empty(rounds)
     for i in range(-1, rounds):  # the first warms up
