@@ -29,7 +29,7 @@ test: .venv/installed ## run the tests, two files at a time
 test-cluster: .venv/installed ## run on a real Slurm on this machine (minutes; root, Debian or Ubuntu)
 	$(BIN)/python -m pytest -rs --durations=0 tests/cluster
 
-bench: .venv/installed ## measure speed on the demo's models, after a demo where there is none (10 minutes)
+bench: .venv/installed ## measure speed on the demo's models, after a demo where there is none (10 to 25 minutes)
 	@test -e $(RESULTS)/claims.md || { echo 'no finished $(RESULTS): the demo comes first'; $(MAKE) demo; }
 	$(BIN)/python -m benchmarks $(RESULTS)
 
