@@ -384,11 +384,11 @@ def plain_gradients(work: Workload) -> list[Row]:
             if off <= limit or candidate is candidates[-1]:
                 return place, off
 
-    fewest, descents = (5, 10, 15, 20, 30, 40, 60, 80), (160, 640)
+    fewest = (5, 10, 15, 20, 30, 40, 60, 80)
+    descents = (160,) if work.quick else (160, 640)
     limits = (settings.equilibrium["iterations"], settings.equilibrium["backward_iterations"])
     off = error(ours(0))
     i, plain_off = first([plainly(n, n) for n in fewest], off)
-    descents = descents[:1] if work.quick else descents
     j, descent_off = first([plainly(n, n, GradientDescent) for n in descents], off)
     limits_off = error(plainly(*limits))
     k, close_off = first([ours(halved) for halved in range(9)], limits_off)

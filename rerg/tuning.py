@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 COLUMNS = ["problem", "parameters", "psnr", "network_evaluations", "key", "failed"]
 FACTOR = "sigma_factor"  # by which σ of the problem is multiplied
-STEPS, GAIN = 4, 0.02  # beyond the grid, each of so many dB
+STEPS = 4  # beyond the grid, at most
+GAIN = 0.02  # dB by which such a step must gain for another
 
 Parameters = dict[str, float]
 
@@ -47,23 +48,23 @@ def search(
             if point not in tried:
                 tried[point] = evaluate(dict(zip(grid, point, strict=True)))
 
-    def best() -> tuple[float, ...]:
+    def leader() -> tuple[float, ...]:
         return max(tried, key=lambda point: _comparable(tried[point]))
 
     try_all(list(grid.values()))
     ratios = [(max(v) / min(v)) ** (1 / (len(v) - 1)) for v in grid.values()]
     for axis, ratio in enumerate(ratios):
         for _ in range(STEPS):
-            start, values = best(), {point[axis] for point in tried}
+            start, values = leader(), {point[axis] for point in tried}
             if min(values) < start[axis] < max(values):
                 break
             end = start[axis] * (ratio if start[axis] == max(values) else 1 / ratio)
             try_all([[end if i == axis else value] for i, value in enumerate(start)])
-            if not tried[best()] - tried[start] > GAIN:
+            if not tried[leader()] - tried[start] > GAIN:
                 break
     for _ in range(1, rounds):
         ratios = [math.sqrt(ratio) for ratio in ratios]
-        try_all([[b / r, b, b * r] for b, r in zip(best(), ratios, strict=True)])
+        try_all([[b / r, b, b * r] for b, r in zip(leader(), ratios, strict=True)])
     return [(dict(zip(grid, point, strict=True)), value) for point, value in tried.items()]
 
 
