@@ -435,7 +435,7 @@ def tuning(
     figure = Figure(figsize=(WIDTH, 1.6 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
     for ax, problem in zip(axes, names, strict=False):
-        lowest = math.inf  # of the methods' best values
+        bests = []
         for name, table in curves.items():
             line = table[(table["problem"] == problem) & table["psnr"].notna()]
             line = line.sort_values("value")
@@ -445,7 +445,7 @@ def tuning(
             style = "-" if color != OTHER else "--"
             ax.plot(line["value"], line["psnr"], style, color=color, linewidth=1)
             chosen = line.loc[line["psnr"].idxmax()]
-            lowest = min(lowest, chosen["psnr"])
+            bests.append(chosen["psnr"])
             edge = chosen["value"] in (line["value"].min(), line["value"].max())
             ax.plot(
                 chosen["value"],
@@ -455,8 +455,8 @@ def tuning(
                 markerfacecolor="white" if edge else color,
                 markersize=4.5,
             )
-        if lowest - 1 > ax.get_ylim()[0]:
-            ax.set_ylim(bottom=lowest - 1)  # dB; far from their best, curves leave the panel
+        if bests:  # far from their best, curves leave the panel
+            ax.set_ylim(bottom=max(min(bests) - 1, ax.get_ylim()[0]))
         ax.set_xscale("log")
         ax.set_title(short_names(problems).get(problem, problem))
         ax.xaxis.set_major_locator(LogLocator(numticks=9))

@@ -126,3 +126,13 @@ def test_the_figure_marks_the_best_hollow_where_it_is_on_the_edge():
     assert best_tv.get_xydata().tolist() == [[2, 19]]  # 8, relative to 4
     assert best_tv.get_markerfacecolor() == "white"
     assert ax.get_ylim()[0] == 19 - 1  # the lowest of the best values, less 1 dB
+
+
+def test_the_figure_has_an_empty_panel_where_no_trial_succeeded():
+    problems = {p: {"short": p, "label": p, "trained": True} for p in ("den25", "sr2")}
+    parameters = [json.dumps({"sigma_factor": value}) for value in (1, 2)]
+    rows = {"problem": ["den25"] * 2 + ["sr2"] * 2, "parameters": parameters * 2}
+    table = pd.DataFrame({**rows, "psnr": [20, 21, None, None]})
+    methods = {"rg": {"label": "RG", "variant": "rg", "solver": "fast"}}
+    full, empty = figures.tuning({"rg": table}, methods, problems).axes
+    assert full.lines and not empty.lines
