@@ -210,8 +210,10 @@ class Anderson(Plain):
 
     def restart(self, images: Tensor) -> None:
         """Forget the iterates of these images (B,)."""
+        # by their numbers, as a mask would pass over the iterates of all images
+        rows = (images & self.filled.any(1)).nonzero()[:, 0]
         for kept in (self.images, self.residuals, self.gram, self.filled):
-            kept[images] = 0
+            kept[rows] = 0
 
     def keep(self, index: Tensor) -> None:
         """Forget all images of the batch but those."""
