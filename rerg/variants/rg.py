@@ -1,12 +1,20 @@
 """`rg`, the RG of Fermanian, Le Pendu and Guillemot (SIIMS 2023), trained with its denoiser."""
 
 import torch.nn.functional as F
+from torch import Tensor, nn
 
+from rerg.batch import Batch
+from rerg.specs import ModelSpec
+
+LABEL = "RG"
+COLOR = "#56B4E9"
 NETWORKS = {"rg": False, "denoiser": True}
+REGULARIZING_GRADIENT = True
+DENOISER = "denoiser"
 WEIGHT = 0.004  # of the RG's term, in the public code of PnP-ReG
 
 
-def loss(networks, batch, settings):
+def loss(networks: nn.ModuleDict, batch: Batch, spec: ModelSpec) -> tuple[Tensor, dict]:
     """δ ‖D(x̂+n, s) - x̂‖₁ + 0.004 ‖s² R(D(x̂+n, s)) - (x̂+n - D(x̂+n, s))‖², n of level s'.
 
     Even steps: δ = 1 and s = s'. Odd steps: δ = 0 and s is drawn independently of s'.
@@ -18,6 +26,6 @@ def loss(networks, batch, settings):
     s = true_level if delta else batch.levels()
     residual = networks["denoiser"](noisy, s)
     denoised = noisy - residual
-    R = settings.scale * networks["rg"](denoised)
+    R = spec.scale * networks["rg"](denoised)
     regularizer = (s**2 * R - residual).square().mean()
     return delta * F.l1_loss(denoised, batch.truth) + WEIGHT * regularizer, {}

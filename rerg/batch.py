@@ -1,0 +1,61 @@
+"""A step's batch of a training: clean crops, their observation, and the step's generator."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rerg.group import Group, Part
+from rerg.problems import Observation
+
+LEVEL = 50 / 255  # highest standard deviation of the training noise, PnP-ReG's
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clean crops x̂ (B, 3, s, s), an observation of them, and the generator of this step.
+
+    group: the processes that share the step, each with a part of its images.
+    """
+
+    truth: Tensor
+    observation: Observation
+    rng: np.random.Generator | Part
+    step: int
+    group: Group = field(default_factory=Group)
+
+    def to(self, device: str) -> "Batch":
+        """The same batch on a device; the host does not wait for copies of pinned images."""
+        physics = self.observation.physics.to(device)
+        # On the way to a GPU only: the host would read what is not yet copied back.
+        return self._images(lambda x: x.to(device, non_blocking=True), physics)
+
+    def pinned(self) -> "Batch":
+        """The same batch in pinned memory, which a GPU copies while the host goes on."""
+        return self._images(Tensor.pin_memory, self.observation.physics)
+
+    def _images(self, change: Callable[[Tensor], Tensor], physics) -> "Batch":
+        y, x0 = change(self.observation.y), change(self.observation.x0)
+        observation = replace(self.observation, y=y, x0=x0, physics=physics)
+        return replace(self, truth=change(self.truth), observation=observation)
+
+    def part(self, group: Group) -> "Batch":
+        """What one of several processes takes of the batch."""
+        if group.size == 1:
+            return self
+        mine = group.part(len(self.truth))
+        rng = Part(self.rng, group)
+        return Batch(self.truth[mine], self.observation[mine], rng, self.step, group)
+
+    def normal(self) -> Tensor:
+        """Standard normal noise of the shape of x̂."""
+        return torch.from_numpy(self.rng.standard_normal(self.truth.shape, np.float32)).to(
+            self.truth
+        )
+
+    def levels(self) -> Tensor:
+        """A noise level for each image, uniform on [0, 50/255], (B, 1, 1, 1)."""
+        drawn = self.rng.uniform(0, LEVEL, (len(self.truth), 1, 1, 1))
+        return torch.from_numpy(drawn).to(self.truth)

@@ -1,0 +1,46 @@
+"""The reconstruction error at an equilibrium, as a loss: of `deqgd`, `rerg` and `mtdeq`."""
+
+from dataclasses import asdict
+
+from torch import Tensor
+
+from rerg.batch import Batch
+from rerg.equilibrium import equilibrium
+from rerg.maps import Map
+from rerg.specs import EquilibriumSpec
+
+GREY_LEVEL = 1 / 255  # an initial image closer than that weighs no more: flat noise-free crops
+
+
+def relative_errors(x: Tensor, batch: Batch) -> Tensor:
+    """‖x - x̂‖² / ‖x_0 - x̂‖² of each image of a batch, (B,). The division balances the problems."""
+    error = (x - batch.truth).square().flatten(1).mean(1)
+    start = (batch.observation.x0 - batch.truth).square().flatten(1).mean(1)
+    return error / start.clamp_min(GREY_LEVEL**2)
+
+
+def reconstruction_loss(
+    T: Map, batch: Batch, spec: EquilibriumSpec
+) -> tuple[Tensor | None, Tensor, dict[str, float]]:
+    """E‖x* - x̂‖² / ‖x_0 - x̂‖² at the equilibrium, with its implicit gradient.
+
+    Returns (loss, x*, log). Images whose fixed point is lost are left out of the mean; where all
+    are lost the loss is None. The backward pass adds the median relative residual of its own solve
+    to the log, as `backward`.
+    """
+    options = asdict(spec)
+    lost_above = options.pop("lost_above")
+    z, solution = equilibrium(
+        T, T.start(), report=lambda u: log.update(backward=u.residual.median().item()), **options
+    )
+    x = T.restoration(z)
+    kept = solution.residual <= lost_above
+    log = {
+        "converged": solution.converged.float().mean().item(),
+        "lost": 1 - kept.float().mean().item(),
+        "residual": solution.residual.median().item(),
+    }
+    count = batch.group.mean(kept.sum().to(x))  # as the mean is over the images of all processes
+    if not bool(count):
+        return None, x, log
+    return relative_errors(x, batch)[kept].sum() / count, x, log

@@ -1,0 +1,61 @@
+"""`adam`: Adam on the image with the gradient field, the procedure of PnP-ReG (eq. 13)."""
+
+import torch
+from torch import Tensor
+
+from rerg.iteration import Solution, Watch, norm, per_image
+from rerg.maps import GradientDescent
+
+LABEL = "Adam-GD"
+LINE = ":"
+MARKER = "^"
+OPTIONS = {"iterations": "count", "learning_rate": "positive"}
+
+MAP = GradientDescent
+
+
+def solve(
+    T: GradientDescent,
+    *,
+    iterations: int,
+    learning_rate: float,
+    watch: Watch | None = None,
+) -> Solution:
+    """Adam on the image with the gradient g(x), as the public code of PnP-ReG does (13).
+
+    Step k applies N to the image under the (k mod 8)-th flip and rotation and turns the result
+    back. It has no stopping rule: `converged` is False, `residual` is ‖g(x)‖/‖x‖. An image whose
+    gradient is not finite stays where it is, with an infinite residual.
+    """
+    x0 = T.start()
+    x = x0.clone().requires_grad_()
+    optimizer = torch.optim.Adam([x], lr=learning_rate)
+    residual = torch.zeros(len(x0), dtype=x0.dtype, device=x0.device)
+    for k in range(1, iterations + 1):
+        turned = GradientDescent(
+            lambda z, k=k: dihedral_inverse(T.N(dihedral(z, k)), k), T.observation, T.scale
+        )
+        with torch.no_grad():
+            x.grad = turned.field(x.detach())
+            residual = norm(x.grad) / norm(x.detach()).clamp_min(1e-30)
+            residual = torch.where(residual.isfinite(), residual, torch.inf)
+            last = x.detach().clone()
+        optimizer.step()
+        with torch.no_grad():
+            x.copy_(torch.where(per_image(residual.isfinite()), x, last))
+        if watch is not None:
+            watch(k, x.detach(), residual)
+    evaluations = torch.full((len(x0),), iterations, device=x0.device)
+    return Solution(x.detach(), residual, evaluations, torch.zeros_like(evaluations, dtype=bool))
+
+
+def dihedral(x: Tensor, k: int) -> Tensor:
+    """The (k mod 8)-th flip and rotation of x (..., H, W)."""
+    x = torch.rot90(x, k % 4, (-2, -1))
+    return x.flip(-1) if k % 8 >= 4 else x
+
+
+def dihedral_inverse(x: Tensor, k: int) -> Tensor:
+    """The inverse of `dihedral`."""
+    x = x.flip(-1) if k % 8 >= 4 else x
+    return torch.rot90(x, -(k % 4), (-2, -1))
