@@ -18,7 +18,7 @@ from rerg.run import Run
 ROOT = Path(os.path.relpath(workflow.current_basedir))
 
 
-configfile: f"{ROOT}/config/config.yaml"
+configfile: str(ROOT / "config/config.yaml")
 
 
 try:
