@@ -2,8 +2,10 @@
 
 import tempfile
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,16 @@ def spec_of(variant: str, evaluations: int, **changes) -> ModelSpec:
         ),
         **changes,
     )
+
+
+def write_images(path: Path, images: torch.Tensor) -> None:
+    """Images (B, 3, H, W) as a prepared file, with the ids "0", "1", ..."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for i, image in enumerate(images):
+            pixels = (255 * image).round().byte().permute(1, 2, 0).numpy()
+            file[str(i)] = pixels
+            file[str(i)].attrs["pixels"] = sha256(pixels.tobytes()).hexdigest()
 
 
 def crops(rng: np.random.Generator) -> torch.Tensor:
