@@ -1,5 +1,7 @@
 """Operators, proximal operators and observations of every problem of config/problems.yaml."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,11 @@ from conftest import PROBLEMS, clean_images, dense, problem_of, white
 from scipy import ndimage
 
 from rerg.config import InputError
-from rerg.problems import Problem, batch, generator, kernel_of, load_observations, save_observations
+from rerg.files import read_observed, write_observed
+from rerg.problems import Problem, batch, from_arrays, generator, kernel_of, to_arrays
+from rerg.specs import ProblemSpec
 
+IDENTITY = ProblemSpec("mine", "identity", noise=2.55, sigma=2.55)
 SIZES = [(40, 40), (37, 53), (48, 31)]
 
 
@@ -68,7 +73,7 @@ def test_prox_agrees_with_the_dense_matrix(name):
 def test_blur_is_a_convolution_with_wrapped_boundary(size):
     """An asymmetric kernel, against scipy: no flip, no shift."""
     kernel = np.random.default_rng(0).random((7, 5)) ** 3
-    problem = Problem("blur", PROBLEMS["blur16"])
+    problem = problem_of("blur16")
     problem.__dict__["kernel"] = kernel / kernel.sum()
     x = clean_images(1, *size).double()
     y = problem.physics(size, like=x).A(x)
@@ -79,7 +84,7 @@ def test_blur_is_a_convolution_with_wrapped_boundary(size):
 
 @pytest.mark.parametrize("angle", [0, 30, 120])
 def test_gaussian_kernel_has_its_standard_deviations_along_its_axes(angle):
-    h = kernel_of({"kernel": {"gaussian": [2.4, 1.0], "angle": angle}})
+    h = kernel_of(replace(IDENTITY, kernel={"gaussian": [2.4, 1.0], "angle": angle}))
     u, v = np.mgrid[:25, :25] - 12
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     along, across = c * v - s * u, s * v + c * u  # counter-clockwise, rows point down
@@ -91,12 +96,11 @@ def test_gaussian_kernel_has_its_standard_deviations_along_its_axes(angle):
 @pytest.mark.parametrize("problem", ["sr2", "sr3", "sr4", "sr2g", "sr3g"])
 def test_downsampling_is_centred(problem):
     """The kernel sums to 1, its centre is that of the f x f block, and a ramp stays a ramp."""
-    entry = PROBLEMS[problem]
-    f, h = entry["factor"], kernel_of(entry)
+    f, h = problem_of(problem).factor, problem_of(problem).kernel
     assert h.sum() == pytest.approx(1, abs=1e-12)
     size = (14 * f, 14 * f)
     ramp = torch.arange(size[1], dtype=torch.float64).expand(1, 3, *size)
-    physics = Problem(problem, entry).physics(size, like=ramp)
+    physics = problem_of(problem).physics(size, like=ramp)
     inner = slice(6, 8)  # low-resolution pixels that the wrapped boundary does not reach
     expected = f * torch.arange(14, dtype=torch.float64) + (f - 1) / 2
     down = physics.A(ramp)[..., inner, inner]
@@ -107,7 +111,7 @@ def test_downsampling_is_centred(problem):
 
 def test_bicubic_kernel_is_the_one_of_keys():
     """h(u) = k(u/f) with a = -0.75: k is 1 at 0 and 0 at other integers."""
-    h = kernel_of({"kernel": {"bicubic": -0.75}, "factor": 3})
+    h = kernel_of(replace(IDENTITY, kernel={"bicubic": -0.75}, factor=3))
     row = h[len(h) // 2] / h[len(h) // 2].max()
     middle = row.argmax()
     np.testing.assert_allclose(row[[middle - 6, middle - 3, middle + 3, middle + 6]], 0, atol=1e-12)
@@ -128,10 +132,8 @@ def test_mask_keeps_the_fraction_that_it_promises(problem):
 
 
 def test_noise_stays_out_of_missing_pixels():
-    entry = PROBLEMS["com80"] | {"noise": 25}
-    observation = Problem("noisy", entry).observe(
-        clean_images(1, 37, 53), [generator("test", "noisy", "0")]
-    )
+    noisy = Problem(replace(problem_of("com80").spec, noise=25.0))
+    observation = noisy.observe(clean_images(1, 37, 53), [generator("test", "noisy", "0")])
     missing = observation.physics.mask.expand_as(observation.y) == 0
     assert torch.all(observation.y[missing] == 0) and torch.all(observation.x0[missing] == 0.5)
 
@@ -176,11 +178,11 @@ def test_observations_survive_their_file(tmp_path, name):
         str(i): problem.observe(x[i : i + 1], [generator("set", name, str(i))]) for i in range(2)
     }
     for path in (tmp_path / "a.npz", tmp_path / "b.npz"):
-        save_observations(path, problem, images)
+        write_observed(path, to_arrays(problem, images))
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
-    read, loaded = load_observations(tmp_path / "a.npz")
-    assert (read.name, read.entry, read.sigma) == (name, PROBLEMS[name], problem.sigma)
+    read, loaded = from_arrays(read_observed(tmp_path / "a.npz"))
+    assert read.spec == problem.spec
     for image, observation in images.items():
         z = white(observation.x0.shape, 5)
         for a, b in (
@@ -190,6 +192,20 @@ def test_observations_survive_their_file(tmp_path, name):
             (loaded[image].prox(z, 2.0), observation.prox(z, 2.0)),
         ):
             assert torch.equal(a, b)
+
+
+def test_an_observation_that_goes_to_a_device_stays_where_it_is(name):
+    _, x, observation = observed(name, (37, 53), 2)
+    z = white(x.shape, 6)
+    expected = observation.gradient(z), observation.prox(z, 2.0)
+    moved = observation.to("meta")
+    assert moved.y.device.type == moved.prox(z.to("meta"), 2.0).device.type == "meta"
+    for there, here in zip(
+        (observation.gradient(z), observation.prox(z, 2.0)), expected, strict=True
+    ):
+        assert torch.equal(there, here)
+    A = observation.physics.A
+    assert A(z).device.type == "cpu" and observation.to("cpu") is observation
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -204,13 +220,13 @@ def test_the_same_operator_on_every_device(name):
 
 
 def test_kernel_files_are_read_by_index(tmp_path):
-    entry = {"operator": "blur", "kernel": {"file": "set", "index": 1}, "noise": 0, "sigma": 3}
+    spec = ProblemSpec("b", "blur", noise=0, sigma=3, kernel={"file": "set", "index": 1})
     kernels = np.random.default_rng(0).random((2, 5, 5))
     np.savez(tmp_path / "set.npz", **{"0": kernels[0], "1": kernels[1]})
     files = {"set": str(tmp_path / "set.npz")}
-    np.testing.assert_allclose(kernel_of(entry, files), kernels[1] / kernels[1].sum())
+    np.testing.assert_allclose(kernel_of(spec, files), kernels[1] / kernels[1].sum())
     with pytest.raises(InputError, match="expected an index below 2"):
-        kernel_of({"kernel": {"file": "set", "index": 2}}, files)
+        kernel_of(replace(spec, kernel={"file": "set", "index": 2}), files)
 
 
 @pytest.mark.parametrize("problem", ["blur16", "sr4"])
