@@ -20,7 +20,7 @@ PACKAGE = {
 # Each case runs in a fork, so that the libraries are imported once.
 IMPORTER = """
 import ast, importlib, json, os, sys
-import deepinv, h5py, lpips, matplotlib.pyplot, pandas, pydantic, scipy.io, seaborn, torch, tqdm
+import deepinv, h5py, jsonschema, lpips, matplotlib.pyplot, pandas, pydantic, scipy.io, seaborn, torch, tqdm
 assert not any(name.split(".")[0] == "rerg" for name in sys.modules)
 for line in sys.stdin:
     script, *modules = json.loads(line)
@@ -38,15 +38,17 @@ for line in sys.stdin:
 
 
 def cases():
-    """Every script; training with every variant; restoring with every variant and solver."""
-    scripts = {path.name: path for path in SCRIPTS}
-    found = [(path,) for path in SCRIPTS]
-    for variant in variants():
-        found.append((scripts["train.py"], f"variants.{variant}"))
-        found.append((scripts["tune.py"], f"variants.{variant}", "solvers.fast"))
-        for solver in solvers():
-            found.append((scripts["restore.py"], f"variants.{variant}", f"solvers.{solver}"))
-    return found
+    """Every script, and with every variant or solver that it may load by name."""
+    train, tune, restore = (
+        ROOT / "workflow/scripts" / f"{n}.py" for n in ("train", "tune", "restore")
+    )
+    return [
+        *((path,) for path in SCRIPTS),
+        *((train, f"variants.{variant}") for variant in variants()),
+        *((restore, f"variants.{variant}", "solvers.fast") for variant in variants()),
+        *((restore, "variants.rerg", f"solvers.{solver}") for solver in solvers()),
+        (tune, "variants.rerg", "solvers.fast"),
+    ]
 
 
 def test_a_closure_holds_every_module_that_is_really_imported():
