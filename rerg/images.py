@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CONNECTIONS = 8
-LARGEST = 2**30  # pixels of an image; it is in memory twice, with 3 and 4 bytes per pixel
+LARGEST = 2**30  # pixels of an image, each of which takes 7 bytes of memory while it is read
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is for uploads by strangers; LARGEST is ours
 HIDDEN = re.compile(r"\..*|thumbs\.db|ehthumbs\.db|desktop\.ini|@eadir", re.IGNORECASE)
 
