@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rerg.config import InputError, check, read_yaml
+from rerg.labels import known_methods
 
 # The quantities and what they take. rerg.claims computes them.
 QUANTITIES = {
@@ -59,7 +60,8 @@ def parse(expression: str, methods: Collection[str], problems: Collection[str]) 
     Raises InputError with what is wrong in it.
     """
     try:
-        tree = ast.parse(expression.strip(), mode="eval").body
+        expression = expression.strip()
+        tree = ast.parse(expression, mode="eval").body
     except SyntaxError as error:
         raise InputError(f"not an expression: {error.msg} at column {error.offset}") from None
     if (
@@ -92,8 +94,10 @@ def parse(expression: str, methods: Collection[str], problems: Collection[str]) 
             raise InputError(f"{name} takes {', '.join(kinds)}; got {len(args)} arguments")
         names = []
         for kind, arg in zip(kinds, args, strict=True):
-            # A name such as rerg-gd reads as a subtraction; its text is what is meant.
-            text = arg.value if isinstance(arg, ast.Constant) else ast.unparse(arg).replace(" ", "")
+            # A name such as rerg-gd reads as a subtraction, 1e3 as a number: its text is meant.
+            text = ast.get_source_segment(expression, arg)
+            if isinstance(arg, ast.Constant) and isinstance(arg.value, str):
+                text = arg.value
             if text not in known[kind]:
                 raise InputError(f"unknown {kind} {text}; known: {', '.join(known[kind])}")
             names.append(text)
@@ -121,10 +125,12 @@ def read_claims(
 ) -> list[dict]:
     """The claims of a file, each with its parsed expression under `comparison`.
 
-    Raises InputError, one line that names the file and the claim: an unknown or missing key, an id
-    used twice, an expression that does not parse or names an unknown method or problem.
+    methods: names that a claim may use beside every variant with every solver, which are known to
+    all runs: the baselines. Raises InputError, one line that names the file and the claim: an
+    unknown or missing key, an id used twice, an expression that does not parse or names an unknown
+    method or problem.
     """
-    entries = read_yaml(path)
+    entries, known = read_yaml(path), dict.fromkeys([*known_methods(), *methods])
     if not isinstance(entries, list):
         raise InputError(f"{path}: expected a list of claims")
     claims: dict[str, dict] = {}
@@ -135,7 +141,7 @@ def read_claims(
         if name in claims:
             raise InputError(f"{source}: the id is used twice")
         try:
-            comparison = parse(entry["expression"], methods, problems)
+            comparison = parse(entry["expression"], known, problems)
         except InputError as error:
             raise InputError(f"{source}: expression: {error}") from None
         claims[name] = entry | {"comparison": comparison}
