@@ -1,5 +1,7 @@
 """images -> observations -> models -> restorations -> scores -> tables, figures, claims."""
 
+import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -7,19 +9,23 @@ from snakemake.utils import min_version
 
 min_version("9.19")
 
-from rerg.config import InputError, Run
+from rerg.code import code_digest
+from rerg.config import InputError
 from rerg.expressions import read_claims
+from rerg.run import Run
+
+# Of the repository, from the working directory: "." but for a module of another workflow.
+ROOT = Path(os.path.relpath(workflow.current_basedir))
 
 
-configfile: "config/config.yaml"
+configfile: str(ROOT / "config/config.yaml")
 
 
 try:
-    files = [*workflow.configfiles, *workflow.overwrite_configfiles]
-    run = Run(config, Path(workflow.basedir), *files)
+    run = Run(config, ROOT, *workflow.configfiles, *workflow.overwrite_configfiles)
     read_claims(
-        Path("config/claims.yaml"),
-        Path("workflow/schemas/claims.schema.yaml"),
+        ROOT / "config/claims.yaml",
+        ROOT / "workflow/schemas/claims.schema.yaml",
         list(run.methods),
         list(run.problems),
     )
@@ -27,20 +33,21 @@ except InputError as error:
     print(error, file=sys.stderr)
     sys.exit(1)
 
-RUN, PROBLEMS, METHODS, DATASETS = run.config, run.problems, run.methods, run.datasets
-RESULTS = f"results/{RUN['run']}"
-TEST = RUN["datasets"]["test"]
-TRAINED = run.trained_problems()
-GPU = int(RUN["device"] == "cuda")
+
+pathvars:
+    results=f"results/{run.name}",
 
 
 report: "workflow/report/workflow.rst"
 
 
 wildcard_constraints:
-    dataset="|".join(DATASETS),
-    problem="|".join(PROBLEMS),
-    method="|".join(METHODS),
+    dataset="|".join(run.datasets),
+    problem="|".join(run.problems),
+    batch="|".join(run.batches),
+    method="|".join(run.methods),
+    variant="|".join(run.config["variants"]),
+    seed=r"all|\d+",
 
 
 include: "workflow/rules/common.smk"

@@ -7,16 +7,15 @@ of equal size: y (B, 3, h, w), the deepinv physics A, σ in [0, 1], and x (B, 3,
 import importlib
 import importlib.util
 import inspect
-import json
 import logging
 import math
 import multiprocessing
 import os
-import resource
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,15 +24,16 @@ import torch
 from deepinv.optim import BaseOptim
 from torch import Tensor, nn
 
-from rerg.config import digest
-from rerg.networks import load_weights
+from rerg.devices import peak_memory_mb
+from rerg.files import Restored, fault
+from rerg.models import load_model
 from rerg.problems import Observation, batch
 from rerg.restoration import batches
-from rerg.training import build_networks
 
 log = logging.getLogger(__name__)
 
 Restore = Callable[..., Tensor]
+FACTOR = "sigma_factor"  # the parameter by which σ of the problem is multiplied
 
 
 class Denoiser(nn.Module):
@@ -46,13 +46,6 @@ class Denoiser(nn.Module):
     def forward(self, u: Tensor, sigma: Tensor | float, **_) -> Tensor:
         """D(u, σ) for u (B, 3, H, W), σ in [0, 1]."""
         return u - self.network(u, sigma)
-
-
-def trained_denoiser(spec: dict, weights: str) -> Denoiser:
-    """The denoiser of a trained variant: its conditioned network, or the blind one of `red`."""
-    networks = build_networks(spec)
-    load_weights(weights, networks, {"config": digest(spec)})
-    return Denoiser(networks["denoiser"] if "denoiser" in networks else networks["rg"])
 
 
 def published_denoiser(path: str) -> nn.Module:
@@ -83,86 +76,82 @@ def _reconstruct(name: str, y: Tensor, physics, sigma: float, /, x0: Tensor, **p
     return model(y, physics, **start)
 
 
-def folder_of(files: list[str]) -> str:
-    """The folder of a baseline by its own file; empty for a reconstructor, which has none."""
-    return str(Path(files[0]).parent) if files else ""
+@dataclass(frozen=True)
+class Baseline:
+    """function: `restore`; parameters: its own; denoiser: if it has one; timeout: s per problem."""
+
+    function: Restore
+    parameters: dict
+    denoiser: nn.Module | None
+    timeout: float
 
 
-def load(name: str, settings: dict, folder: str) -> Restore:
-    """The function of a baseline: `restore` of its file, or a call of its deepinv reconstructor."""
-    if "reconstructor" in settings:
-        return partial(_reconstruct, settings["reconstructor"])
-    path = Path(folder, f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"baseline_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.restore
+def load_baseline(
+    name: str, settings: Mapping, file: Path | None, weights: Path | None, device: str
+) -> Baseline:
+    """A baseline from its settings (`rerg.run`).
 
-
-def prepare(
-    name: str, settings: dict, folder: str, spec: dict | None, weights: list[str], device: str
-) -> tuple[Restore, nn.Module | None]:
-    """The function of a baseline and its denoiser, if it has one.
-
-    spec, weights: those of the variant whose denoiser it uses; else None and [].
+    file: of its function, None for a reconstructor of deepinv; weights: of the variant whose
+    denoiser it uses, else None.
     """
+    if file is None:
+        function = partial(_reconstruct, settings["reconstructor"])
+    else:
+        spec = importlib.util.spec_from_file_location(f"baseline_{name}", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        function = module.restore
     denoiser = None
-    if weights:
-        denoiser = trained_denoiser(spec, weights[0])
+    if weights is not None:
+        denoiser = Denoiser(load_model(weights).denoiser())
     elif "denoiser" in settings:
         denoiser = published_denoiser(settings["denoiser"])
     if denoiser is not None:
         denoiser = denoiser.to(device).eval()
-    return load(name, settings, folder), denoiser
+    return Baseline(function, settings["parameters"], denoiser, settings["timeout"])
 
 
 def restore(
-    function: Restore,
-    observations: dict[str, Observation],
-    parameters: dict,
-    denoiser: nn.Module | None = None,
+    baseline: Baseline,
+    observations: Mapping[str, Observation],
+    parameters: Mapping | None = None,
     batch_size: int = 1,
-) -> dict[str, np.ndarray]:
-    """Restore every image: the arrays of a restoration file (`{image}`, `stats`).
+) -> Restored:
+    """Restore every image.
 
-    The parameters are the function's own, but for `sigma_factor`, by which σ is multiplied; the
-    values $sigma, $x0 and $denoiser stand for those objects, and a function that has an argument
-    `x0` or `denoiser` gets it anyway.
+    parameters: in the place of the declared ones, as far as they are named; `sigma_factor` among
+    them multiplies σ. The values $sigma, $x0 and $denoiser stand for those objects, and a function
+    that has an argument `x0` or `denoiser` gets it anyway.
     Raises ValueError for a restoration of another type or shape, or that is not finite.
     """
-    parameters = dict(parameters)
-    factor = parameters.pop("sigma_factor", 1)
-    wanted = inspect.signature(function).parameters
-    arrays, stats = {}, {}
+    parameters = {**baseline.parameters, **(parameters or {})}
+    factor = parameters.pop(FACTOR, 1)
+    wanted = inspect.signature(baseline.function).parameters
+    images, stats = {}, {}
     for names in batches(observations, batch_size):
-        o = batch([observations[name] for name in names])
-        sigma = factor * o.sigma
-        given = {"x0": o.x0, "denoiser": denoiser}
+        o = batch([observations[name] for name in names]).scaled(factor)
+        given = {"x0": o.x0, "denoiser": baseline.denoiser}
         extra = {key: value for key, value in given.items() if key in wanted}
-        given = {"$sigma": sigma} | {f"${key}": value for key, value in given.items()}
+        given = {"$sigma": o.sigma} | {f"${key}": value for key, value in given.items()}
         before = time.perf_counter()
         with torch.no_grad():
-            x = function(o.y.clone(), o.physics, sigma, **extra, **build(parameters, given))
-        x = _checked(x, o.x0.shape)
-        seconds = (time.perf_counter() - before) / len(names)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        if o.y.is_cuda:
-            memory = torch.cuda.max_memory_allocated(o.y.device) / 2**20
-        arrays |= dict(zip(names, x, strict=True))
-        entry = {"seconds": seconds, "peak_memory_mb": memory, "device": o.y.device.type}
-        stats |= dict.fromkeys(names, entry)
-    return {**arrays, "stats": np.array(json.dumps(stats))}
-
-
-def _checked(x: object, shape: torch.Size) -> np.ndarray:
-    if not isinstance(x, Tensor):
-        raise ValueError(f"expected a tensor, got {type(x).__name__}")
-    if x.shape != shape:
-        raise ValueError(f"expected shape {tuple(shape)}, got {tuple(x.shape)}")
-    x = x.detach().cpu().numpy().astype(np.float32)
-    if not np.isfinite(x).all():
-        raise ValueError("the restoration has values that are not finite")
-    return x
+            own = build(parameters, given)
+            x = baseline.function(o.y.clone(), o.physics, o.sigma, **extra, **own)
+        if not isinstance(x, Tensor):
+            raise ValueError(f"expected a tensor, got {type(x).__name__}")
+        x = x.detach().cpu().numpy().astype(np.float32)
+        entry = {
+            "seconds": (time.perf_counter() - before) / len(names),
+            "peak_memory_mb": peak_memory_mb(o.y.device),
+            "device": o.y.device.type,
+        }
+        for name, image in zip(names, x, strict=False):
+            if reason := fault(image, tuple(o.x0.shape[1:])):
+                raise ValueError(reason)
+            images[name], stats[name] = image, entry
+        if len(x) != len(names):
+            raise ValueError(f"expected {len(names)} images, got {len(x)}")
+    return Restored(images, stats)
 
 
 def guarded(task: Callable[[], object], timeout: float) -> tuple[object, str | None]:

@@ -1,6 +1,5 @@
 """A step's batch of a training: clean crops, their observation, and the step's generator."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -28,18 +27,17 @@ class Batch:
 
     def to(self, device: str) -> "Batch":
         """The same batch on a device; the host does not wait for copies of pinned images."""
-        physics = self.observation.physics.to(device)
-        # On the way to a GPU only: the host would read what is not yet copied back.
-        return self._images(lambda x: x.to(device, non_blocking=True), physics)
+        # Only on the way to a GPU: the host would read what is not yet copied back.
+        observation = self.observation.to(device, non_blocking=True)
+        return replace(
+            self, truth=self.truth.to(device, non_blocking=True), observation=observation
+        )
 
     def pinned(self) -> "Batch":
         """The same batch in pinned memory, which a GPU copies while the host goes on."""
-        return self._images(Tensor.pin_memory, self.observation.physics)
-
-    def _images(self, change: Callable[[Tensor], Tensor], physics) -> "Batch":
-        y, x0 = change(self.observation.y), change(self.observation.x0)
-        observation = replace(self.observation, y=y, x0=x0, physics=physics)
-        return replace(self, truth=change(self.truth), observation=observation)
+        o = self.observation
+        observation = replace(o, y=o.y.pin_memory(), x0=o.x0.pin_memory())
+        return replace(self, truth=self.truth.pin_memory(), observation=observation)
 
     def part(self, group: Group) -> "Batch":
         """What one of several processes takes of the batch."""

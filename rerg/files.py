@@ -6,7 +6,7 @@ may have any name that a file can have. This module needs no torch, as scores an
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,8 +136,25 @@ def read_restored(path: Path) -> Restored:
     )
 
 
+def restorations_of(problem: str, paths: Iterable[Path]) -> dict[tuple[str, int | None], Path]:
+    """(method, seed) to the file with its restorations of a problem, among the paths of a run.
+
+    paths: folders `<method>/<seed>/<batch>` with a file per problem, and files
+    `<problem>/<method>.npz`. The seed is None where nothing is trained (`all`).
+    """
+    found = {}
+    for path in map(Path, paths):
+        if path.suffix == ".npz":
+            if path.parent.name == problem:
+                found[path.stem, None] = path
+        elif (file := path / f"{problem}.npz").exists():
+            method, seed = path.parts[-3:-1]
+            found[method, int(seed) if seed.isdecimal() else None] = file
+    return found
+
+
 def fault(x: np.ndarray | None, shape: tuple[int, ...]) -> str:
-    """Why an array is no restoration of an image of this shape, in a line; empty where it is one."""
+    """Why an array is no restoration of an image of that shape, in a line; "" where it is one."""
     if x is None:
         return "no such array"
     if x.dtype.kind != "f":

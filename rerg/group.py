@@ -1,4 +1,4 @@
-"""The processes that share a step of a training: means over them, and each one's part of a batch."""
+"""The processes that share a step of a training: means over them, each one's part of a batch."""
 
 from dataclasses import dataclass
 

@@ -12,12 +12,10 @@ import os
 import signal
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
-import numpy as np
-
-from rerg.config import TIMEOUT
+from rerg.config import TIMEOUT, InputError
+from rerg.files import Restored, fault, read_observed, read_restored, write_restored
 
 
 def run(command: list[str], timeout: float) -> str | None:
@@ -40,32 +38,20 @@ def run(command: list[str], timeout: float) -> str | None:
     return f"{command[0]} ended with status {status}" if status else None
 
 
-def fault(restorations: Path, observations: Path) -> str | None:
-    """What is wrong with a restoration file, in a line: names, types, shapes, finite values."""
-    try:
-        restored = np.load(restorations, allow_pickle=False)
-        restored = {key: restored[key] for key in restored.files}
-    except FileNotFoundError:
+def fault_of(restorations: Path, observations: Path) -> str:
+    """What is wrong with a file of restorations, in a line; "" where nothing is."""
+    if not restorations.exists():
         return "no restoration was written"
-    except (zipfile.BadZipFile, ValueError, OSError, AttributeError) as error:
-        return f"expected an npz file without pickles ({error})"
-    if "failed" in restored:
-        return str(restored["failed"])
-    observed = np.load(observations, allow_pickle=False)
-    for key in observed.files:
-        if not key.endswith(".x0"):
-            continue
-        image, shape = key.removesuffix(".x0"), observed[key].shape
-        if image not in restored:
-            return f"{image}: no such array"
-        x = restored[image]
-        if x.dtype.kind != "f":
-            return f"{image}: expected float in [0, 1] scale, got {x.dtype}"
-        if x.shape != shape:
-            return f"{image}: expected shape {shape}, got {x.shape}"
-        if not np.isfinite(x).all():
-            return f"{image}: values that are not finite"
-    return None
+    try:
+        restored = read_restored(restorations)
+    except InputError as error:
+        return str(error).removeprefix(f"{restorations}: ")
+    if restored.failed:
+        return restored.failed
+    for image, parts in read_observed(observations).images.items():
+        if reason := fault(restored.images.get(image), parts["x0"].shape):
+            return f"{image}: {reason}"
+    return ""
 
 
 def main() -> None:
@@ -77,11 +63,10 @@ def main() -> None:
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that `run` ends the program too
     given.restorations.unlink(missing_ok=True)
-    reason = run(given.command, given.timeout) or fault(given.restorations, given.observations)
+    reason = run(given.command, given.timeout) or fault_of(given.restorations, given.observations)
     if reason:
         print(f"{given.restorations}: {reason}", file=sys.stderr)
-        with given.restorations.open("wb") as file:
-            np.savez(file, failed=np.array(reason))
+        write_restored(given.restorations, Restored(failed=reason))
 
 
 if __name__ == "__main__":

@@ -308,6 +308,12 @@ class Crops:
                     f"pixels (training.crop), found {image.shape[0]} x {image.shape[1]}"
                 )
 
+    @property
+    def digest(self) -> str:
+        """sha256 that stands for the pixels of all images, in their order."""
+        pixels = [str(image.attrs["pixels"]) for image in self._images]
+        return hashlib.sha256("\n".join(pixels).encode()).hexdigest()
+
     def __call__(self, generator: np.random.Generator) -> "torch.Tensor":
         return as_tensor(np.stack([self._crop(generator) for _ in range(self.batch)]))
 

@@ -12,15 +12,18 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from rerg.config import InputError
 from rerg.group import Group
-from rerg.training import train_job
+from rerg.training import TrainingJob, train_job
 
 
-def spread(job: dict, processes: int, nodes: int = 1) -> None:
+def spread(job: TrainingJob, processes: int, nodes: int = 1) -> None:
     """Run `rerg.training.train_job` in several processes; its checkpoint keeps the last step.
 
     nodes: of the Slurm job that this process is in, with so many processes each. SIGTERM is passed
@@ -36,12 +39,13 @@ def spread(job: dict, processes: int, nodes: int = 1) -> None:
         raise InputError(
             f"training.nodes is {nodes}: expected a Slurm job, whose nodes share the training"
         )
-    path = Path(job["checkpoint"]).with_suffix(".job.json")
+    path = Path(job.checkpoint).with_suffix(".job.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"job": job, "processes": processes, "nodes": nodes}))
+    content = {"job": asdict(job), "processes": processes, "nodes": nodes}
+    path.write_text(json.dumps(content), encoding="utf-8")
     command, environment = [sys.executable, "-m", "rerg.parallel", str(path)], dict(os.environ)
     if nodes > 1:
-        command = [*_srun(processes, nodes, job["threads"]), *command]
+        command = [*_srun(processes, nodes, job.threads), *command]
         # Names of Slurm's nodes need not be names of hosts; this is the first node's process.
         environment |= {"MASTER_ADDR": socket.gethostname(), "MASTER_PORT": str(_free_port())}
     child = subprocess.Popen(command, env=environment)
@@ -93,15 +97,16 @@ def join(device: str, processes: int, nodes: int = 1) -> Group:
 
 
 def main() -> None:
-    content = json.loads(Path(sys.argv[1]).read_text())
-    job, processes = content["job"], content["processes"]
-    group = join(job["device"], processes, content["nodes"])
+    path = Path(sys.argv[1])
+    content = json.loads(path.read_text(encoding="utf-8"))
+    job, processes = TypeAdapter(TrainingJob).validate_python(content["job"]), content["processes"]
+    group = join(job.device, processes, content["nodes"])
     if group.rank == 0:
         logging.basicConfig(
-            format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, filename=job["log"]
+            format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, filename=job.log
         )
-    threads = max(job["threads"] // processes, 1)
-    train_job({**job, "device": group.device, "threads": threads}, group)
+    threads = max(job.threads // processes, 1)
+    train_job(replace(job, device=group.device, threads=threads), group)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ A and Aᵀ are deepinv's; its prox_l2 recomputes Aᵀy at each call, so the clos
 spectra that its physics hold (docs/method.md, section 2).
 """
 
+import copy
 import hashlib
-import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from deepinv.physics import BlurFFT, Denoising, Downsampling, Inpainting, Linear
 from torch import Tensor, fft
 
 from rerg.config import InputError
+from rerg.files import Observed
+from rerg.specs import ProblemSpec
 
 KERNEL_SIZE = 25  # pixels; the blur kernels of PnP-ReG have this size
 
@@ -51,8 +53,8 @@ def _motion(u: np.ndarray, v: np.ndarray, length: float, angle: float) -> np.nda
     return np.maximum(1 - np.hypot(across, beyond), 0)
 
 
-def kernel_of(entry: dict, files: dict[str, str] | None = None) -> np.ndarray:
-    """The kernel h (k, k) of a problem's entry, float64, summing to 1.
+def kernel_of(spec: ProblemSpec, files: Mapping[str, Path | str] | None = None) -> np.ndarray:
+    """The kernel h (k, k) of a problem, float64, summing to 1.
 
     Convention (docs/method.md, eq. 4): (h * x)[i] = Σ_j h[j] x[i - (j - k//2)]; tap j weighs the
     pixel at offset k//2 - j. For a downsampling by f the kernel is centred on the block of f x f
@@ -60,7 +62,7 @@ def kernel_of(entry: dict, files: dict[str, str] | None = None) -> np.ndarray:
     shifts.
     `files` maps the names of kernel files to prepared files, with keys "0", "1", ...
     """
-    kernel, factor = entry["kernel"], entry.get("factor", 1)
+    kernel, factor = spec.kernel, spec.factor
     if "file" in kernel:
         content = np.load(files[kernel["file"]])
         if str(kernel["index"]) not in content:
@@ -146,9 +148,16 @@ class Observation:
         """The same observation with another weight λ = σ²."""
         return replace(self, sigma=sigma)
 
-    def to(self, device: str) -> "Observation":
-        """The same observation on a device."""
-        y, x0, physics = (part.to(device) for part in (self.y, self.x0, self.physics))
+    def scaled(self, factor: float) -> "Observation":
+        """The same observation with σ times a factor, as tuning chooses it."""
+        return self.with_sigma(factor * self.sigma)
+
+    def to(self, device: str | torch.device, non_blocking: bool = False) -> "Observation":
+        """The same observation on a device; this one stays where it is."""
+        if torch.device(device) == self.y.device:
+            return self
+        y, x0 = (part.to(device, non_blocking=non_blocking) for part in (self.y, self.x0))
+        physics = copy.deepcopy(self.physics).to(device)  # a module moves in place
         return replace(self, y=y, x0=x0, physics=physics)
 
     def __getitem__(self, index: Tensor) -> "Observation":
@@ -163,22 +172,21 @@ class Observation:
 
 
 class Problem:
-    """One inverse problem, from its entry of config/problems.yaml.
+    """One inverse problem, from its spec.
 
-    `kernels` maps the names of kernel files to paths, for entries whose kernel is a file.
+    `kernels` maps the names of kernel files to paths, for problems whose kernel is in a file.
     """
 
-    def __init__(self, name: str, entry: dict, kernels: dict[str, str] | None = None):
-        self.name, self.entry = name, entry
-        self.operator = entry["operator"]
-        self.factor = entry.get("factor", 1)
-        self.noise, self.sigma = entry["noise"] / 255, entry["sigma"] / 255
+    def __init__(self, spec: ProblemSpec, kernels: Mapping[str, Path | str] | None = None):
+        self.spec, self.name, self.operator = spec, spec.name, spec.operator
+        self.factor = spec.factor
+        self.noise, self.sigma = spec.noise / 255, spec.sigma / 255
         self._kernels = kernels
 
     @cached_property
     def kernel(self) -> np.ndarray | None:
         """h, float64 (k, k), or None for an operator without a kernel."""
-        return kernel_of(self.entry, self._kernels) if "kernel" in self.entry else None
+        return kernel_of(self.spec, self._kernels) if self.spec.kernel else None
 
     def crop(self, x: Tensor) -> Tensor:
         """x (..., H, W) cut at the bottom right to multiples of the factor."""
@@ -188,7 +196,7 @@ class Problem:
     def mask(self, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """A mask (H, W) of kept pixels, shared by the channels: exactly round(missing·HW) are 0."""
         mask = np.ones(math.prod(shape), dtype=np.uint8)
-        gone = rng.permutation(mask.size)[: round(self.entry["missing"] * mask.size)]
+        gone = rng.permutation(mask.size)[: round(self.spec.missing * mask.size)]
         mask[gone] = 0
         return mask.reshape(shape)
 
@@ -238,44 +246,30 @@ class Problem:
         return y
 
 
-def save_observations(path: Path, problem: Problem, images: dict[str, Observation]) -> None:
-    """Write observations of one image each to an npz without pickles.
-
-    Arrays: `{image}.y` and `{image}.x0` float32 (3, ·, ·), `{image}.mask` uint8 (H, W), `kernel`
-    float32 (k, k), and `problem`, the problem's entry as a JSON string.
-    """
-    arrays = {"problem": np.array(json.dumps({"name": problem.name, **problem.entry}))}
-    if problem.kernel is not None:
-        arrays["kernel"] = problem.kernel.astype(np.float32)
-    for name, observation in images.items():
-        arrays[f"{name}.y"] = observation.y[0].numpy().astype(np.float32)
-        arrays[f"{name}.x0"] = observation.x0[0].numpy().astype(np.float32)
+def to_arrays(problem: Problem, images: Mapping[str, Observation]) -> Observed:
+    """Observations of one image each, as their file holds them."""
+    arrays = {}
+    for image, o in images.items():
+        arrays[image] = {"y": o.y[0].cpu().numpy(), "x0": o.x0[0].cpu().numpy()}
         if problem.operator == "mask":
-            arrays[f"{name}.mask"] = observation.physics.mask[0, 0].numpy().astype(np.uint8)
-    np.savez(path, **arrays)
+            arrays[image]["mask"] = o.physics.mask[0, 0].cpu().numpy().astype(np.uint8)
+    return Observed(asdict(problem.spec), problem.kernel, arrays)
 
 
-def load_observations(path: Path, device: str = "cpu") -> tuple[Problem, dict[str, Observation]]:
-    """Read the observations of `save_observations`: the problem, and batches of one by image.
+def from_arrays(observed: Observed, device: str = "cpu") -> tuple[Problem, dict[str, Observation]]:
+    """The problem of a file of observations, and batches of one by image.
 
     The kernel is the file's, so a reader needs neither the config nor kernel files.
     """
-    content = np.load(path, allow_pickle=False)
-    entry = json.loads(str(content["problem"]))
-    problem = Problem(entry.pop("name"), entry)
-    if "kernel" in content:
-        problem.__dict__["kernel"] = content["kernel"].astype(np.float64)
+    problem = Problem(ProblemSpec(**observed.problem))
+    if observed.kernel is not None:
+        problem.__dict__["kernel"] = observed.kernel.astype(np.float64)
     observations = {}
-    for key in content.files:
-        if not key.endswith(".y"):
-            continue
-        name = key.removesuffix(".y")
-        y = torch.from_numpy(content[key])[None].to(device)
-        x0 = torch.from_numpy(content[f"{name}.x0"])[None].to(device)
-        mask = content.get(f"{name}.mask")
-        masks = None if mask is None else torch.from_numpy(mask)[None, None]
+    for image, parts in observed.images.items():
+        y, x0 = (torch.from_numpy(parts[part])[None].to(device) for part in ("y", "x0"))
+        masks = torch.from_numpy(parts["mask"])[None, None] if "mask" in parts else None
         physics = problem.physics(tuple(x0.shape[-2:]), masks, like=y)
-        observations[name] = Observation(y, x0, physics, problem.sigma)
+        observations[image] = Observation(y, x0, physics, problem.sigma)
     return problem, observations
 
 

@@ -1,13 +1,14 @@
 """Where a run comes from: config, commit, versions, machine, digests, wall times."""
 
 import csv
+import hashlib
 import importlib.metadata
 import json
 import platform
 import subprocess
 from pathlib import Path
 
-from rerg.config import digest
+from rerg.specs import digest
 
 PACKAGES = (
     "deepinv", "lpips", "numpy", "pandas", "scikit-image", "scipy", "snakemake", "torch",
@@ -58,15 +59,19 @@ def wall_times(benchmarks: Path) -> dict[str, dict]:
     return stages
 
 
-def describe(config: dict, registries: dict, results: Path, root: Path) -> dict:
+def describe(config: dict, registries: dict, scores: Path, root: Path) -> dict:
     """The provenance of a finished run, for `provenance.json`.
 
     registries: problems, methods and datasets as read; their digest and the config's are kept.
+    scores: the table, beside which the run's other folders lie.
     """
+    results, content = scores.parent, scores.read_bytes()
     models = {
-        path.stem: {key: about[key] for key in ("sha256", "config", "evaluations", "seconds")}
-        for path in sorted((results / "models").glob("*.json"))
-        if (about := json.loads(path.read_text()))
+        f"{path.parent.name}/{path.stem}": {
+            key: about[key] for key in ("sha256", "config", "evaluations", "seconds")
+        }
+        for path in sorted((results / "models").glob("*/*.json"))
+        if (about := json.loads(path.read_text(encoding="utf-8")))
     }
     return {
         "run": config["run"],
@@ -75,11 +80,15 @@ def describe(config: dict, registries: dict, results: Path, root: Path) -> dict:
         "commit": commit(root),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "machine": machine(),
-        "seed": config["seed"],
+        "seeds": config["seeds"],
         "data": {
             path.stem: dict(line.split("  ")[::-1] for line in path.read_text().splitlines())
             for path in sorted((results / "images").glob("*.lock"))
         },
         "models": models,
+        "scores": {
+            "rows": content.count(b"\n") - 1,
+            "sha256": hashlib.sha256(content).hexdigest(),
+        },
         "wall_time": wall_times(results / "benchmarks"),
     }

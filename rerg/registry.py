@@ -39,7 +39,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Solver:
-    """A procedure that restores with an RG, as the constants of `rerg/solvers/<name>.py` describe it.
+    """A procedure that restores with an RG, by the constants of `rerg/solvers/<name>.py`.
 
     label, line, marker: in tables and figures; options: what the config must give, key to its type
     ("count" or "positive").

@@ -1,35 +1,30 @@
 """Restoring all images of an observation file with one variant and one solver."""
 
-import json
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from rerg.bound import error_bound, iteration_bound, radial_factor, rms
-from rerg.config import digest
 from rerg.devices import peak_memory_mb
-from rerg.equilibrium import Map, ProximalGradient, Safeguarded, Solution, adam, fixed_point
+from rerg.files import Restored, read_restored, write_restored
+from rerg.iteration import Solution
+from rerg.maps import Map, ProximalGradient
+from rerg.models import Model
 from rerg.problems import Observation, batch
-from rerg.variants import restoring_map
+from rerg.registry import load
+from rerg.specs import digest
 
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5  # relative; float32 arithmetic may exceed an equality of the bound by this much
-
-
-def solve(T: Map, solver: str, options: dict, watch=None) -> Solution:
-    """Run a solver of the config: `fast` and `gd` iterate T, `adam` is PnP-ReG's procedure."""
-    with torch.no_grad():
-        if solver == "adam":
-            return adam(T, T.start(), watch=watch, **options)
-        acceleration = {"acceleration": Safeguarded} if solver == "fast" else {}
-        return fixed_point(T, T.start(), watch=watch, **acceleration, **options)
 
 
 def psnr(x: Tensor, truth: Tensor) -> Tensor:
@@ -109,12 +104,10 @@ def _clock(device: torch.device) -> float:
 
 
 def restore_batch(
-    variant: str,
-    networks: nn.ModuleDict,
+    model: Model,
     observation: Observation,
-    scale: float,
     solver: str,
-    options: dict,
+    options: Mapping[str, Any],
     truth: Tensor | None = None,
     bound_iterates: int = 0,
 ) -> tuple[np.ndarray, list[dict], list[np.ndarray | None]]:
@@ -124,11 +117,12 @@ def restore_batch(
     (None without the ground truth, which serves for traces and the bound and for nothing else).
     `seconds` is the time of the batch divided by its images.
     """
-    T = restoring_map(variant, networks, observation, scale, solver)
+    T = model.restoring_map(observation, solver)
     watch = None if truth is None else Trace(T, truth, options["iterations"])
     device = observation.y.device
     before = _clock(device)
-    solution = solve(T, solver, options, watch)
+    with torch.no_grad():
+        solution = load("solvers", solver).solve(T, watch=watch, **options)
     seconds = (_clock(device) - before) / len(observation.y)
     with torch.no_grad():
         x = T.restoration(solution.x)
@@ -144,14 +138,14 @@ def restore_batch(
         }
         for i in range(len(x))
     ]
-    if truth is not None and solver == "fast" and isinstance(T, ProximalGradient):
+    if truth is not None and type(T) is ProximalGradient:
         for entry, bound in zip(stats, measure_bound(T, x, truth, bound_iterates), strict=True):
             entry.update(bound)
     traces = [None if watch is None else watch.of(i, solution) for i in range(len(x))]
     return x.cpu().numpy(), stats, traces
 
 
-def batches(observations: dict[str, Observation], size: int) -> list[list[str]]:
+def batches(observations: Mapping[str, Observation], size: int) -> list[list[str]]:
     """Names of equal-sized images, at most `size` together, in the order of the file."""
     groups = defaultdict(list)
     for name, observation in observations.items():
@@ -160,20 +154,18 @@ def batches(observations: dict[str, Observation], size: int) -> list[list[str]]:
 
 
 def restore(
-    variant: str,
-    networks: nn.ModuleDict,
-    observations: dict[str, Observation],
+    model: Model,
+    observations: Mapping[str, Observation],
     *,
-    scale: float,
     solver: str,
-    options: dict,
+    options: Mapping[str, Any],
     batch_size: int,
-    truth: dict[str, Tensor] | None = None,
+    truth: Mapping[str, Tensor] | None = None,
     bound_iterates: int = 0,
     partial: Path | None = None,
     key: object = None,
-) -> dict[str, np.ndarray]:
-    """Restore every image: the arrays of a restoration file (`{image}`, `{image}.trace`, `stats`).
+) -> Restored:
+    """Restore every image.
 
     partial: a folder where the images of finished batches are kept, so that a killed job goes on
     with those that are left, in the batches of an unbroken one; `key` is all that the result
@@ -183,29 +175,23 @@ def restore(
     def kept(name: str) -> Path:
         return partial / f"{digest([key, name])[:32]}.npz"
 
-    finished = {}
+    finished: dict[str, Restored] = {}
     if partial is not None:
-        partial.mkdir(parents=True, exist_ok=True)
         names = [name for name in observations if kept(name).exists()]
-        finished = {name: dict(np.load(kept(name), allow_pickle=False)) for name in names}
+        finished = {name: read_restored(kept(name)) for name in names}
     left = {name: o for name, o in observations.items() if name not in finished}
     for names in tqdm(batches(left, batch_size), unit="batch", disable=None):
         observation = batch([observations[name] for name in names])
         clean = None if truth is None else torch.stack([truth[n] for n in names])
         clean = None if clean is None else clean.to(observation.y)
-        restored = restore_batch(
-            variant, networks, observation, scale, solver, options, clean, bound_iterates
-        )
+        restored = restore_batch(model, observation, solver, options, clean, bound_iterates)
         for name, x, row, trace in zip(names, *restored, strict=True):
-            content = {name: x, "stats": np.array(json.dumps(row))}
-            if trace is not None:
-                content[f"{name}.trace"] = trace
+            traces = {} if trace is None else {name: trace}
+            finished[name] = Restored({name: x}, {name: row}, traces)
             if partial is not None:
-                with (unfinished := kept(name).with_suffix(".partial")).open("wb") as file:
-                    np.savez(file, **content)
-                unfinished.replace(kept(name))
-            finished[name] = content
-    contents = [finished[name] for name in observations]
-    stats = [json.loads(str(content.pop("stats"))) for content in contents]
-    arrays = {key: array for content in contents for key, array in content.items()}
-    return {**arrays, "stats": np.array(json.dumps(dict(zip(observations, stats, strict=True))))}
+                write_restored(kept(name), finished[name])
+    whole = Restored()
+    for name in observations:
+        for field in ("images", "stats", "traces"):
+            getattr(whole, field).update(getattr(finished[name], field))
+    return whole

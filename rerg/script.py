@@ -10,6 +10,17 @@ from pathlib import Path
 from rerg.config import InputError
 
 
+def checkpoint_of(log: str, suffix: str = "") -> str:
+    """Where a job keeps what it has done so far: `<results>/checkpoints/<stage>.<job>`.
+
+    log: of the job, `<results>/logs/<stage>/<job>.log`. It is no output, since Snakemake
+    deletes the outputs of a job that was killed.
+    """
+    path = Path(log)
+    folder = path.parents[2] / "checkpoints"
+    return str(folder / f"{path.parent.name}.{path.stem}{suffix}")
+
+
 @contextmanager
 def logged(path: str) -> Iterator[None]:
     """Write the log to a file, warnings to stderr as well; end with status 1 and a line on a fault.
@@ -19,8 +30,10 @@ def logged(path: str) -> Iterator[None]:
     """
     screen = logging.StreamHandler()
     screen.setLevel(logging.WARNING)
-    Path(path).write_text("")
-    file = logging.FileHandler(path)  # appends, as the processes of a training write to it too
+    Path(path).write_text("", encoding="utf-8")
+    file = logging.FileHandler(
+        path, encoding="utf-8"
+    )  # appends, as the processes of a training write to it too
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s",
         level=logging.INFO,

@@ -33,8 +33,15 @@ class ProblemSpec:
     @classmethod
     def of(cls, name: str, entry: Mapping[str, Any]) -> Self:
         """The spec of an entry of config/problems.yaml."""
-        known = {"operator", "noise", "sigma", "factor", "kernel", "missing"} & entry.keys()
-        return cls(name, **{key: entry[key] for key in known})
+        return cls(
+            name,
+            entry["operator"],
+            noise=float(entry["noise"]),
+            sigma=float(entry["sigma"]),
+            factor=entry.get("factor", 1),
+            kernel=entry.get("kernel"),
+            missing=float(entry.get("missing", 0)),
+        )
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 import logging
 import math
-import os
-import pickle
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 
@@ -15,44 +14,49 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rerg.config import InputError, digest
+from rerg.batch import Batch
+from rerg.checkpoints import load_checkpoint, save_checkpoint
+from rerg.config import InputError
 from rerg.devices import peak_memory_mb, set_up_cpu
+from rerg.group import Group
 from rerg.images import Crops, prefetch
-from rerg.networks import build, compile_networks, copy_weights, load_weights
-from rerg.parallel import Group
+from rerg.models import build, load_model, start_from
+from rerg.networks import compile_networks
 from rerg.problems import Problem
-from rerg.variants import Batch, Settings, module
+from rerg.registry import load
+from rerg.specs import ModelSpec
 
 log = logging.getLogger(__name__)
 
 COLLAPSED = 0.5  # share of images without a fixed point, over the last fifth of the training
 
 
-def settings_of(spec: dict) -> Settings:
-    """What a variant's loss needs to know of its spec."""
-    solves = dict(spec["equilibrium"])
-    return Settings(
-        scale=spec["network"]["scale"],
-        beta=spec["settings"].get("beta", 0.0),
-        lost_above=solves.pop("lost_above"),
-        equilibrium=solves,
-    )
+@dataclass(frozen=True)
+class TrainingJob:
+    """A training, and how it is run. What the result depends on is `spec`, `images` and `start`.
 
+    start: weights to start from, or None; images: prepared files; kernels: of kernel files, their
+    names to prepared files; log_every: steps; checkpoint_every: seconds; log: file of the log.
+    """
 
-def build_networks(spec: dict) -> nn.ModuleDict:
-    """The networks that a variant trains, initialised from the seed."""
-    wanted = module(spec["variant"]).NETWORKS
-    return nn.ModuleDict({k: build(spec["network"], c, spec["seed"]) for k, c in wanted.items()})
-
-
-def start_from(networks: nn.ModuleDict, source: nn.ModuleDict) -> None:
-    """Start every network of a variant from the RG of another."""
-    for network in networks.values():
-        copy_weights(source["rg"], network)
+    spec: ModelSpec
+    start: str | None
+    images: tuple[str, ...]
+    checkpoint: str
+    kernels: dict[str, str]
+    device: str
+    threads: int
+    compile: bool
+    log_every: int
+    checkpoint_every: float
+    log: str
 
 
 def draw_batch(
-    crops: Callable[[np.random.Generator], Tensor], problems: list[Problem], seed: int, step: int
+    crops: Callable[[np.random.Generator], Tensor],
+    problems: Sequence[Problem],
+    seed: int,
+    step: int,
 ) -> Batch:
     """The batch of a step: it depends on the seed and the step only, so that resuming is exact."""
     rng = np.random.default_rng([seed, step])
@@ -73,21 +77,16 @@ def optimizer_of(networks: nn.Module, learning_rate: float) -> torch.optim.Adam:
 
 
 def take_step(
-    variant: str,
-    networks: nn.ModuleDict,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    settings: Settings,
-    clip: float,
+    spec: ModelSpec, networks: nn.ModuleDict, optimizer: torch.optim.Optimizer, batch: Batch
 ) -> dict[str, float]:
     """One step of the optimizer; a step without a finite loss or gradient changes nothing."""
-    loss, row = module(variant).loss(networks, batch, settings)
+    loss, row = load("variants", spec.variant).loss(networks, batch, spec)
     if loss is None:
         return average(batch.group, {"loss": math.nan, "skipped": 1, **row})
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     batch.group.average_gradients(networks)
-    norm = nn.utils.clip_grad_norm_(networks.parameters(), clip)
+    norm = nn.utils.clip_grad_norm_(networks.parameters(), spec.clip)
     sound = bool(torch.isfinite(norm) & torch.isfinite(batch.group.mean(loss.detach())))
     if sound:
         optimizer.step()
@@ -116,83 +115,42 @@ def agree(group: Group, networks: nn.ModuleDict, stopped: bool) -> bool:
     return bool(signals)
 
 
-def _differences(here: dict, there: dict, prefix: str = "") -> list[str]:
-    lines = []
-    for key in sorted({*here, *there}):
-        a, b = here.get(key), there.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            lines += _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            lines.append(f"{prefix}{key} is {b} there and {a} here")
-    return lines
-
-
-def save_checkpoint(path: Path, state: dict) -> None:
-    """Write a checkpoint so that a kill at any moment leaves the last whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def load_checkpoint(path: Path, spec: dict) -> dict | None:
-    """The state of `save_checkpoint`, or None.
-
-    Raises InputError where its spec is another, or where the file is not a checkpoint.
-    """
-    if not path.exists():
-        return None
-    try:
-        state = torch.load(path, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError):
-        raise InputError(f"{path}: not a whole checkpoint; delete it to train anew") from None
-    if different := _differences(spec, state["spec"]):
-        raise InputError(
-            f"{path}: checkpoint of another config: {different[0]}; delete it to train anew"
-        )
-    return state
-
-
 def train(
-    spec: dict,
+    spec: ModelSpec,
     crops: Callable[[np.random.Generator], Tensor],
     start: nn.ModuleDict | None,
     checkpoint: Path,
     *,
-    kernels: dict[str, str] | None = None,
+    kernels: Mapping[str, str] | None = None,
     device: str = "cpu",
     log_every: int = 20,
     checkpoint_every: float = 60.0,
     group: Group | None = None,
     compiled: bool = False,
+    sources: Mapping[str, str] | None = None,
 ) -> tuple[nn.ModuleDict, list[dict]]:
     """Train a variant until its budget of network evaluations is spent.
 
-    spec: variant, settings (evaluations, learning_rate, beta), network, training (crop, batch,
-    clip, precision), equilibrium, problems (trained entries) and seed: all that the result depends
-    on, with the images. group: the processes that share every step, else this one alone.
+    spec: all that the result depends on, with the images and the start, whose digests `sources`
+    has for the checkpoint. group: the processes that share every step, else this one alone.
     compiled: run the networks by torch.compile, which changes rounding only.
     Returns the networks and a row per `log_every` steps. A killed training goes on from its
     checkpoint and ends with the weights of an unbroken one.
     """
     group = group or Group()
-    variant, budget = spec["variant"], spec["settings"]["evaluations"]
-    settings, clip = settings_of(spec), spec["training"]["clip"]
-    problems = [Problem(name, entry, kernels) for name, entry in spec["problems"].items()]
-    networks = build_networks(spec)
+    budget, inputs = spec.evaluations, {"spec": asdict(spec), **(sources or {})}
+    problems = [Problem(problem, kernels) for problem in spec.problems]
+    networks = build(spec)
     if start is not None:
         start_from(networks, start)
     networks.to(device)
     for network in networks.values():
-        network.precision = spec["training"]["precision"]
+        network.precision = spec.precision
     if compiled:
         compile_networks(networks)
-    optimizer = optimizer_of(networks, spec["settings"]["learning_rate"])
+    optimizer = optimizer_of(networks, spec.learning_rate)
     step, rows, window, seconds = 0, [], [], 0.0
-    if state := load_checkpoint(checkpoint, spec):
+    if state := load_checkpoint(checkpoint, inputs):
         networks.load_state_dict(state["networks"])
         optimizer.load_state_dict(state["optimizer"])
         step, rows, window, seconds = (state[k] for k in ("step", "rows", "window", "seconds"))
@@ -200,24 +158,26 @@ def train(
             network.passes = list(passes)
         log.info("resumed from %s at step %d", checkpoint, step)
 
-    stopped = []
-    previous = signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
+    signals: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda number, _: signals.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
     began = saved = time.monotonic()
     before = seconds
     quiet = True if group.rank else None
 
-    def load(step: int) -> Batch:
-        batch = draw_batch(crops, problems, spec["seed"], step).part(group)
+    def load_batch(step: int) -> Batch:
+        batch = draw_batch(crops, problems, spec.seed, step).part(group)
         return batch.pinned() if device.startswith("cuda") else batch
 
-    batches = prefetch(load, count(step))
+    batches = prefetch(load_batch, count(step))
     bar = tqdm(total=budget, initial=evaluations_of(networks), unit="eval", disable=quiet)
     try:
         while (spent := evaluations_of(networks)) < budget:
-            optimizer.param_groups[0]["lr"] = learning_rate(spec["settings"], step, spent)
-            batch = next(batches).to(device)
-            row = take_step(variant, networks, optimizer, batch, settings, clip)
-            stop = agree(group, networks, bool(stopped))
+            optimizer.param_groups[0]["lr"] = learning_rate(spec, step, spent)
+            row = take_step(spec, networks, optimizer, next(batches).to(device))
+            stop = agree(group, networks, bool(signals))
             window.append(row)
             step += 1
             bar.update(min(evaluations_of(networks), budget) - bar.n)
@@ -230,7 +190,7 @@ def train(
             due = time.monotonic() - saved >= checkpoint_every
             if (stop or due or evaluations_of(networks) >= budget) and group.rank == 0:
                 state = {
-                    "spec": spec,
+                    "inputs": inputs,
                     "networks": networks.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "step": step,
@@ -243,21 +203,22 @@ def train(
                 saved = time.monotonic()
             if stop:
                 group.wait()  # Fabric kills the others once one has ended
-                log.warning("stopped by SIGTERM at step %d; %s keeps it", step, checkpoint)
+                name = signal.Signals(signals[0]).name if signals else "a signal"
+                log.warning("stopped by %s at step %d; %s keeps it", name, step, checkpoint)
                 raise SystemExit(143)
     finally:
         bar.close()
         batches.close()
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     return networks, rows
 
 
-def learning_rate(settings: dict, step: int, evaluations: int) -> float:
+def learning_rate(spec: ModelSpec, step: int, evaluations: int) -> float:
     """The rate of a step: halved every `halve_every` steps, or falling to 0 along a cosine."""
-    if "halve_every" in settings:
-        return settings["learning_rate"] * 0.5 ** (step // settings["halve_every"])
-    spent = evaluations / settings["evaluations"]
-    return settings["learning_rate"] * 0.5 * (1 + math.cos(math.pi * spent))
+    if spec.halve_every:
+        return spec.learning_rate * 0.5 ** (step // spec.halve_every)
+    return spec.learning_rate * 0.5 * (1 + math.cos(math.pi * evaluations / spec.evaluations))
 
 
 def summarise(window: list[dict], step: int, evaluations: int, seconds: float) -> dict:
@@ -281,33 +242,33 @@ def progress(row: dict, budget: int) -> str:
     )
 
 
-def train_job(job: dict, group: Group | None = None) -> tuple[nn.ModuleDict, list[dict]]:
-    """`train` from what the rule knows, all of it plain values and paths.
-
-    job: spec, start (a weights file or None), images (prepared files), checkpoint, kernels,
-    device, threads, compile, log_every, checkpoint_every.
-    """
-    set_up_cpu(job["threads"])
-    spec, start = job["spec"], None
-    if job["start"]:
-        start = build_networks({**spec, "variant": spec["settings"]["start"]})
-        load_weights(job["start"], start, {"network": spec["network"]})
+def train_job(job: TrainingJob, group: Group | None = None) -> tuple[nn.ModuleDict, list[dict]]:
+    """`train` what a job says."""
+    set_up_cpu(job.threads)
+    crops = Crops(job.images, job.spec.crop, job.spec.batch)
+    start, sources = None, {"images": crops.digest}
+    if job.start:
+        model = load_model(Path(job.start))
+        if model.spec.network != job.spec.network:
+            raise InputError(f"{job.start}: expected {job.spec.network}, got {model.spec.network}")
+        start, sources["start"] = model.networks, model.about["sha256"]
     return train(
-        spec,
-        Crops(job["images"], spec["training"]["crop"], spec["training"]["batch"]),
+        job.spec,
+        crops,
         start,
-        Path(job["checkpoint"]),
-        kernels=job["kernels"],
-        device=job["device"],
-        log_every=job["log_every"],
-        checkpoint_every=job["checkpoint_every"],
+        Path(job.checkpoint),
+        kernels=job.kernels,
+        device=job.device,
+        log_every=job.log_every,
+        checkpoint_every=job.checkpoint_every,
         group=group,
-        compiled=job["compile"],
+        compiled=job.compile,
+        sources=sources,
     )
 
 
-def describe(spec: dict, rows: list[dict]) -> dict:
-    """The description that goes beside the weights: what they are, and whether they collapsed.
+def summary(spec: ModelSpec, rows: list[dict]) -> dict:
+    """What goes beside the weights of the training: its steps, its end, and whether it collapsed.
 
     `lost` is the share of images without a fixed point over the last fifth of the training, None
     for a variant without solves; `collapsed` says that it exceeds one half.
@@ -316,16 +277,6 @@ def describe(spec: dict, rows: list[dict]) -> dict:
     lost = float(np.mean(tail)) if tail else None
     collapsed = lost is not None and lost > COLLAPSED
     if collapsed:
-        log.warning("%s collapsed: %.0f %% of the images lost", spec["variant"], 100 * lost)
-    return {
-        "variant": spec["variant"],
-        "config": digest(spec),
-        "network": spec["network"],
-        "seed": spec["seed"],
-        "steps": rows[-1]["step"],
-        "evaluations": rows[-1]["evaluations"],
-        "seconds": rows[-1]["seconds"],
-        "lost": lost,
-        "collapsed": collapsed,
-        "spec": spec,
-    }
+        log.warning("%s collapsed: %.0f %% of the images lost", spec.variant, 100 * lost)
+    last = {key: rows[-1][key] for key in ("step", "evaluations", "seconds")}
+    return {**last, "lost": lost, "collapsed": collapsed}

@@ -9,21 +9,29 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pandas as pd
 from torch import Tensor
+from tqdm import tqdm
 
+from rerg.baselines import FACTOR, Baseline, guarded
+from rerg.baselines import restore as restore_by
+from rerg.files import Restored
 from rerg.images import as_tensor
+from rerg.models import Model
 from rerg.problems import Observation, Problem, generator
+from rerg.restoration import restore
+from rerg.scores import psnr
+from rerg.specs import ProblemSpec, digest
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ["problem", "parameters", "psnr", "network_evaluations", "key", "failed"]
-FACTOR = "sigma_factor"  # by which σ of the problem is multiplied
 STEPS = 4  # beyond the grid, at most
 GAIN = 0.02  # dB by which such a step must gain for another
 
@@ -79,62 +87,105 @@ def on_edge(trials: list[tuple[Parameters, float]]) -> list[str]:
     return [name for name, value in best.items() if value in (min(tried[name]), max(tried[name]))]
 
 
-def validation_observations(
-    problem: Problem, paths: dict[str, Path], count: int, device: str
-) -> tuple[dict[str, Observation], dict[str, Tensor]]:
-    """Observations of the first `count` images of some datasets, and their ground truth.
+@dataclass(frozen=True)
+class Validation:
+    """The images on which trials are compared.
 
-    paths: dataset to its HDF5 file.
+    paths: dataset to its HDF5 file, of which the first `count` images are taken; kernels: names of
+    kernel files to prepared files.
     """
-    observed, truth = {}, {}
-    for dataset, path in paths.items():
-        with h5py.File(path) as file:
-            for image in itertools.islice(file, count - len(observed)):
-                x = as_tensor(file[image][()])[None]
-                rng = generator(dataset, problem.name, image)
-                observed[f"{dataset}/{image}"] = problem.observe(x, [rng]).to(device)
-                truth[f"{dataset}/{image}"] = problem.crop(x[0])
-    return observed, truth
+
+    paths: Mapping[str, Path]
+    count: int
+    kernels: Mapping[str, Path]
+    device: str
+
+    def observe(self, spec: ProblemSpec) -> tuple[dict[str, Observation], dict[str, Tensor]]:
+        """Observations of the images by a problem, and their ground truth."""
+        problem = Problem(spec, self.kernels)
+        observed, truth = {}, {}
+        for dataset, path in self.paths.items():
+            with h5py.File(path) as file:
+                for image in itertools.islice(file, self.count - len(observed)):
+                    x = as_tensor(file[image][()])[None]
+                    rng = generator(dataset, problem.name, image)
+                    observed[f"{dataset}/{image}"] = problem.observe(x, [rng]).to(self.device)
+                    truth[f"{dataset}/{image}"] = problem.crop(x[0])
+        return observed, truth
 
 
-def summary(arrays: dict[str, np.ndarray], truth: dict[str, Tensor]) -> dict:
-    """Mean PSNR and network evaluations of a restoration's arrays."""
-    errors = [np.mean((arrays[name] - x.numpy()) ** 2) for name, x in truth.items()]
-    stats = json.loads(str(arrays["stats"])).values()
-    evaluations = [s["network_evaluations"] for s in stats if "network_evaluations" in s]
+Trial = Callable[[ProblemSpec, Parameters], dict]
+
+
+def model_trial(model: Model, validation: Validation, options: Mapping, batch_size: int) -> Trial:
+    """A trial of a variant by the fast solver: its mean PSNR and network evaluations."""
+    observed: dict[str, tuple] = {}
+
+    def trial(spec: ProblemSpec, parameters: Parameters) -> dict:
+        if spec.name not in observed:
+            observed[spec.name] = validation.observe(spec)
+        observations, truth = observed[spec.name]
+        scaled = {name: o.scaled(parameters[FACTOR]) for name, o in observations.items()}
+        restored = restore(model, scaled, solver="fast", options=options, batch_size=batch_size)
+        return summary(restored, truth)
+
+    return trial
+
+
+def baseline_trial(
+    load: Callable[[], Baseline], validation: Validation, timeout: float, batch_size: int
+) -> Trial:
+    """A trial of a baseline in a process of its own, so that one which fails is a row."""
+
+    def trial(spec: ProblemSpec, parameters: Parameters) -> dict:
+        def task() -> dict:
+            observations, truth = validation.observe(spec)
+            return summary(restore_by(load(), observations, parameters, batch_size), truth)
+
+        row, reason = guarded(task, timeout)
+        return row or {"failed": reason}
+
+    return trial
+
+
+def summary(restored: Restored, truth: Mapping[str, Tensor]) -> dict:
+    """Mean PSNR and network evaluations of restorations."""
+    quality = [psnr(restored.images[name], x.numpy()) for name, x in truth.items()]
+    rows = restored.stats.values()
+    evaluations = [row["network_evaluations"] for row in rows if "network_evaluations" in row]
     return {
-        "psnr": float(np.mean(-10 * np.log10(errors))),
+        "psnr": float(np.mean(quality)),
         "network_evaluations": float(np.mean(evaluations)) if evaluations else None,
     }
 
 
 def tune(
     path: Path,
-    problems: list[str],
-    grid: dict[str, list[float]],
+    problems: Sequence[ProblemSpec],
+    grid: Mapping[str, Sequence[float]],
     rounds: int,
-    key: Callable[[str], str],
-    trial: Callable[[str, Parameters], dict],
+    about: object,
+    trial: Trial,
 ) -> None:
     """Search for every problem and write the table of trials; a trial that it has is not repeated.
 
-    key: of a problem, a string that stands for all that its trials depend on; trial: of a problem
+    about: plain values for all that the trials depend on besides the problem; trial: of a problem
     and parameters, the row's `psnr`, `network_evaluations` and `failed`.
     """
     known = {}
     if path.exists():
-        for row in pd.read_csv(path, dtype={"key": str}).to_dict("records"):
+        for row in read_trials(path).to_dict("records"):
             known[row["problem"], row["key"], row["parameters"]] = row
     rows = []
-    for problem in problems:
-        digest = key(problem)
+    for spec in tqdm(problems, "tuning", unit="problem", disable=None):
+        problem, key = spec.name, digest([about, asdict(spec)])[:16]
 
-        def evaluate(parameters: Parameters, problem=problem, digest=digest) -> float:
-            about = (problem, digest, json.dumps(parameters))
-            row = known.get(about)
+        def evaluate(parameters: Parameters, spec=spec, key=key) -> float:
+            which = (spec.name, key, json.dumps(parameters))
+            row = known.get(which)
             if row is None:
-                row = dict(zip(("problem", "key", "parameters"), about, strict=True))
-                row |= trial(problem, parameters)
+                row = dict(zip(("problem", "key", "parameters"), which, strict=True))
+                row |= trial(spec, parameters)
             rows.append(row)
             return row.get("psnr", math.nan)
 
@@ -144,6 +195,14 @@ def tune(
         for name in on_edge(trials):
             log.warning("%s: %s: the best value, %g, is on the edge", problem, name, best[name])
         _write(rows, path)
+
+
+def read_trials(path: Path) -> pd.DataFrame:
+    """A table of trials; names are text, whatever they look like."""
+    text = dict.fromkeys(("problem", "parameters", "key", "failed"), str)
+    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"psnr": [""]}).assign(
+        network_evaluations=lambda t: pd.to_numeric(t["network_evaluations"])
+    )
 
 
 def _write(rows: list[dict], path: Path) -> None:
@@ -156,7 +215,7 @@ def _write(rows: list[dict], path: Path) -> None:
 
 def best(path: Path, problem: str) -> Parameters:
     """The parameters of a problem's best trial; none where every trial failed."""
-    table = pd.read_csv(path)
+    table = read_trials(path)
     table = table[(table["problem"] == problem) & table["psnr"].notna()]
     if table.empty:
         log.warning("%s: %s: no trial succeeded; the declared parameters are used", path, problem)

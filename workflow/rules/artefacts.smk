@@ -1,52 +1,34 @@
 # Tables, figures and claims, from the table of scores; two figures need more than it.
 TABLES = ["psnr", "ssim", "lpips", "regret", "solvers"]
 FIGURES = ["iterations", "regret", "bound", "evaluations"]
-# Only what an artefact shows of a method: another tuning grid must not make the tables stale.
-METHOD_LABELS = {
-    method: {
-        key: value
-        for key, value in METHODS[method].items()
-        if key in ("label", "variant", "solver")
-    }
-    for method in run.all_methods()
-}
-PROBLEM_LABELS = {
-    problem: {key: PROBLEMS[problem][key] for key in ("label", "short", "trained")}
-    for problem in RUN["problems"]
-}
 ARTEFACTS = [
     *expand(
-        f"{RESULTS}/tables/{{dataset}}/{{table}}.{{suffix}}",
-        dataset=TEST,
+        "<results>/tables/{dataset}/{table}.{suffix}",
+        dataset=DATASETS["test"],
         table=TABLES,
         suffix=["csv", "md", "tex", "html"],
     ),
     *expand(
-        f"{RESULTS}/figures/{{dataset}}/{{figure}}.{{suffix}}",
-        dataset=TEST,
+        "<results>/figures/{dataset}/{figure}.{suffix}",
+        dataset=DATASETS["test"],
         figure=FIGURES,
         suffix=["pdf", "png"],
     ),
-    *expand(f"{RESULTS}/claims.{{suffix}}", suffix=["json", "md", "html"]),
+    *expand("<results>/claims.{suffix}", suffix=["json", "md", "html"]),
 ]
-if STORED:
-    if workflow.is_main_process:
-        print(
-            f"{SCORES} lies alone: figures/*/examples needs restorations and figures/training"
-            " the training curves, so they are left out",
-            file=sys.stderr,
-        )
-else:
-    ARTEFACTS += expand(
-        f"{RESULTS}/figures/{{dataset}}/examples.{{suffix}}",
-        dataset=TEST,
+# What needs more than the table of scores.
+FROM_THE_RUN = [
+    *expand(
+        "<results>/figures/{dataset}/examples.{suffix}",
+        dataset=DATASETS["test"],
         suffix=["pdf", "png"],
-    )
-    ARTEFACTS += expand(f"{RESULTS}/figures/training.{{suffix}}", suffix=["pdf", "png"])
-    if TUNED:
-        ARTEFACTS += expand(
-            f"{RESULTS}/figures/tuning.{{suffix}}", suffix=["pdf", "png"]
-        )
+    ),
+    *expand("<results>/figures/training.{suffix}", suffix=["pdf", "png"]),
+    *expand(
+        "<results>/figures/tuning.{suffix}", suffix=["pdf", "png"] if TUNED else []
+    ),
+]
+ARTEFACTS += [] if run.config["stored"] else FROM_THE_RUN
 
 
 localrules:
@@ -68,11 +50,10 @@ rule tables:
     """Quality, regret and solvers of one dataset, as CSV, Markdown, LaTeX and HTML."""
     input:
         scores=SCORES,
-        code=["rerg/tables.py", "rerg/scores.py"],
     output:
         [
             report(
-                f"{RESULTS}/tables/{{dataset}}/{table}.html",
+                f"<results>/tables/{{dataset}}/{table}.html",
                 caption=f"../report/{table}.rst",
                 category="Tables",
                 labels={"dataset": "{dataset}", "table": table},
@@ -80,19 +61,19 @@ rule tables:
             for table in TABLES
         ],
         expand(
-            f"{RESULTS}/tables/{{dataset}}/{{table}}.{{suffix}}",
+            "<results>/tables/{dataset}/{table}.{suffix}",
             table=TABLES,
             suffix=["csv", "md", "tex"],
             allow_missing=True,
         ),
     log:
-        f"{RESULTS}/logs/tables/{{dataset}}.log",
+        "<results>/logs/tables/{dataset}.log",
     conda:
         "../../environment.yml"
     params:
-        methods=METHOD_LABELS,
-        problems=PROBLEM_LABELS,
-        seed=RUN["seed"],
+        methods=METHODS,
+        problems=PROBLEMS,
+        code=code_of("tables.py"),
     script:
         "../scripts/tables.py"
 
@@ -101,11 +82,10 @@ rule draw_scores:
     """The figures of one dataset that need its scores alone."""
     input:
         scores=SCORES,
-        code=["rerg/figures.py", "rerg/tables.py", "rerg/scores.py"],
     output:
         [
             report(
-                f"{RESULTS}/figures/{{dataset}}/{figure}.png",
+                f"<results>/figures/{{dataset}}/{figure}.png",
                 caption=f"../report/figure_{figure}.rst",
                 category="Figures",
                 labels={"dataset": "{dataset}", "figure": figure},
@@ -113,54 +93,66 @@ rule draw_scores:
             for figure in FIGURES
         ],
         expand(
-            f"{RESULTS}/figures/{{dataset}}/{{figure}}.pdf",
+            "<results>/figures/{dataset}/{figure}.pdf",
             figure=FIGURES,
             allow_missing=True,
         ),
     log:
-        f"{RESULTS}/logs/draw_scores/{{dataset}}.log",
+        "<results>/logs/draw_scores/{dataset}.log",
     conda:
         "../../environment.yml"
     params:
-        methods=METHOD_LABELS,
-        problems=PROBLEM_LABELS,
-        seed=RUN["seed"],
+        methods=METHODS,
+        problems=PROBLEMS,
         iterations_of="com90",  # Figure 2 of the paper
+        code=code_of("figures.py"),
     script:
         "../scripts/figures.py"
+
+
+EXAMPLES = {run.batch_of(problem): None for problem in run.config["examples"]}
+
+
+def restorations_of_examples(wildcards):
+    """By the methods that restore all problems, with the first seed."""
+    drawn = [
+        m for m in run.config["methods"] if run.methods[m].get("baseline") != ".smk"
+    ]
+    return [
+        f"<results>/restorations/{wildcards.dataset}/{method}/{run.seeds_of(method)[0]}/{batch}"
+        for batch in EXAMPLES
+        for method in drawn
+        if run.problems_in(method, batch)
+    ]
 
 
 rule draw_examples:
     """Restorations of one dataset side by side."""
     input:
-        images=f"{RESULTS}/images/{{dataset}}.h5",
+        images="<results>/images/{dataset}.h5",
         observations=expand(
-            f"{RESULTS}/observations/{{dataset}}/{{problem}}.npz",
-            problem=RUN["examples"],
+            "<results>/observations/{dataset}/{batch}",
+            batch=EXAMPLES,
             allow_missing=True,
         ),
-        restorations=[
-            f"{RESULTS}/restorations/{{dataset}}/{problem}/{method}.npz"
-            for problem in RUN["examples"]
-            for method in run.methods_of(problem)
-            if method in RUN["methods"]
-        ],
-        code=["rerg/figures.py", "rerg/tables.py", "rerg/scores.py"],
+        restorations=restorations_of_examples,
     output:
-        pdf=f"{RESULTS}/figures/{{dataset}}/examples.pdf",
+        pdf="<results>/figures/{dataset}/examples.pdf",
         png=report(
-            f"{RESULTS}/figures/{{dataset}}/examples.png",
+            "<results>/figures/{dataset}/examples.png",
             caption="../report/figure_examples.rst",
             category="Figures",
             labels={"dataset": "{dataset}", "figure": "examples"},
         ),
     log:
-        f"{RESULTS}/logs/draw_examples/{{dataset}}.log",
+        "<results>/logs/draw_examples/{dataset}.log",
     conda:
         "../../environment.yml"
     params:
-        methods=METHOD_LABELS,
-        problems=PROBLEM_LABELS,
+        examples=run.config["examples"],
+        methods=METHODS,
+        problems=PROBLEMS,
+        code=code_of("examples.py"),
     script:
         "../scripts/examples.py"
 
@@ -169,23 +161,25 @@ rule draw_training:
     """Training curves of all variants."""
     input:
         curves=expand(
-            f"{RESULTS}/models/{{variant}}.training.csv", variant=run.variants()
+            "<results>/models/{seed}/{variant}.training.csv",
+            seed=run.seeds,
+            variant=run.variants(),
         ),
-        code=["rerg/figures.py", "rerg/tables.py", "rerg/scores.py"],
     output:
-        pdf=f"{RESULTS}/figures/training.pdf",
+        pdf="<results>/figures/training.pdf",
         png=report(
-            f"{RESULTS}/figures/training.png",
+            "<results>/figures/training.png",
             caption="../report/figure_training.rst",
             category="Figures",
             labels={"dataset": "training", "figure": "training"},
         ),
     log:
-        f"{RESULTS}/logs/draw_training.log",
+        "<results>/logs/draw_training.log",
     conda:
         "../../environment.yml"
     params:
-        methods=METHOD_LABELS,
+        methods=METHODS,
+        code=code_of("training_curves.py"),
     script:
         "../scripts/training_curves.py"
 
@@ -194,30 +188,24 @@ rule claims:
     """A verdict on every claim of the paper."""
     input:
         scores=SCORES,
-        claims="config/claims.yaml",
-        schema="workflow/schemas/claims.schema.yaml",
-        code=[
-            "rerg/claims.py",
-            "rerg/expressions.py",
-            "rerg/tables.py",
-            "rerg/scores.py",
-        ],
+        claims=ROOT / "config/claims.yaml",
+        schema=ROOT / "workflow/schemas/claims.schema.yaml",
     output:
-        json=f"{RESULTS}/claims.json",
-        md=f"{RESULTS}/claims.md",
+        json="<results>/claims.json",
+        md="<results>/claims.md",
         html=report(
-            f"{RESULTS}/claims.html",
+            "<results>/claims.html",
             caption="../report/claims.rst",
             category="Claims",
             labels={"table": "claims"},
         ),
     log:
-        f"{RESULTS}/logs/claims.log",
+        "<results>/logs/claims.log",
     conda:
         "../../environment.yml"
     params:
-        methods=list(METHODS),
-        problems=list(PROBLEMS),
-        seed=RUN["seed"],
+        methods=list(run.methods),
+        problems=list(run.problems),
+        code=code_of("claims.py"),
     script:
         "../scripts/claims.py"

@@ -1,59 +1,52 @@
-# Restorations by baselines: a rule of their own, or the one for Python functions and deepinv.
+# Restorations by baselines: a Python function or a reconstructor of deepinv by one rule, another
+# language by a rule of its own, a problem at a time.
+
 # With this before its program, a baseline's own rule cannot stop the scores of the others.
-GUARD = f"{sys.executable} -m rerg.guard"
+GUARD = f"{shlex.quote(sys.executable)} -m rerg.guard"
 
 for name in run.all_methods():
-    if METHODS[name].get("baseline") == ".smk":
+    if run.methods[name].get("baseline") == ".smk":
 
         include: (run.baselines[name] / f"{name}.smk").resolve()
 
 
-for method in run.all_methods():
-    if METHODS[method].get("baseline") not in (".py", "reconstructor"):
-        continue
-    for problems in shared(run.problems_of(method)):
+def baseline_file(name):
+    """The baseline's own file; a reconstructor has none."""
+    by_file = run.methods[name].get("baseline") == ".py"
+    return [run.baselines[name] / f"{name}.py"] if by_file else []
 
-        rule:
-            name:
-                rule_name("baseline", method, problems)
-            input:
-                observations=expand(
-                    f"{RESULTS}/observations/{{{{dataset}}}}/{{problem}}.npz",
-                    problem=problems,
-                ),
-                weights=weights_of(method),
-                tuning=tuning_of(method),
-                baseline=baseline_code(method),
-                code=[
-                    "rerg/baselines.py",
-                    "rerg/tuning.py",
-                    "rerg/networks.py",
-                    "rerg/problems.py",
-                ],
-            output:
-                expand(
-                    f"{RESULTS}/restorations/{{{{dataset}}}}/{{problem}}/{method}.npz",
-                    problem=problems,
-                ),
-            log:
-                f"{RESULTS}/logs/restore/{{dataset}}.{method}.{problems[0]}.log",
-            benchmark:
-                f"{RESULTS}/benchmarks/restore.{{dataset}}.{method}.{problems[0]}.tsv"
-            wildcard_constraints:
-                problem="|".join(run.problems_of(method)),
-            priority: len(problems)  # as those by variants
-            conda:
-                "../../environment.yml"
-            threads: RUN["restoration"]["threads"]
-            resources:
-                gpu=GPU,
-                mem_mb=4000,
-                runtime=RUN["restoration"]["runtime"],
-            params:
-                name=method,
-                settings=METHODS[method],
-                spec=spec_of(method),
-                batch=RUN["restoration"]["batch"],
-                device=RUN["device"],
-            script:
-                "../scripts/baseline.py"
+
+def baseline_of(wildcards):
+    return baseline_file(wildcards.method)
+
+
+rule restore_by_baseline:
+    """The images of one dataset, restored by a baseline from a group of problems."""
+    input:
+        observations="<results>/observations/{dataset}/{batch}",
+        weights=weights_of,
+        tuning=tuning_of,
+        baseline=baseline_of,
+    output:
+        directory("<results>/restorations/{dataset}/{method}/{seed}/{batch}"),
+    log:
+        "<results>/logs/restore/{dataset}.{method}.{seed}.{batch}.log",
+    benchmark:
+        "<results>/benchmarks/restore.{dataset}.{method}.{seed}.{batch}.tsv"
+    wildcard_constraints:
+        method=f"{restored_by('.py')}|{restored_by('reconstructor')}",
+    conda:
+        "../../environment.yml"
+    threads: RESTORATION["threads"]
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=RESTORATION["runtime"],
+    params:
+        problems=problems_of,
+        settings=settings_of,
+        batch=RESTORATION["batch"],
+        device=run.config["device"],
+        code=code_of("baseline.py"),
+    script:
+        "../scripts/baseline.py"

@@ -1,14 +1,6 @@
 # Images, kernels and the backbone of LPIPS: fetched once, prepared once.
-IMAGE_SETS = [
-    d for split in ("train", "validation", "test") for d in RUN["datasets"][split]
-]
-KERNEL_SETS = sorted(
-    {
-        PROBLEMS[problem]["kernel"]["file"]
-        for problem in RUN["problems"]
-        if "file" in PROBLEMS[problem].get("kernel", {})
-    }
-)
+IMAGE_SETS = [name for split in DATASETS.values() for name in split]
+KERNEL_SETS = run.kernel_sets(run.config["problems"])
 # SSIM has a window of 11 pixels, and AlexNet (LPIPS) needs 31.
 SMALLEST_SCORED = 32
 
@@ -19,27 +11,42 @@ localrules:
     inputs,
 
 
+def entry_of(wildcards):
+    return run.datasets[wildcards.dataset]
+
+
+def manifest_of(wildcards):
+    manifest = entry_of(wildcards).get("manifest")
+    return [ROOT / manifest] if manifest else []
+
+
+def smallest_of(wildcards):
+    """Pixels that an image's side must have."""
+    trained = wildcards.dataset in DATASETS["train"]
+    return run.config["training"]["crop"] if trained else SMALLEST_SCORED
+
+
 rule inputs:
     """Everything that needs the internet: after it, a cluster can work without."""
     input:
-        expand(f"{RESULTS}/images/{{dataset}}.lock", dataset=IMAGE_SETS + KERNEL_SETS),
-        f"{RESULTS}/images/lpips.safetensors",
+        expand("<results>/images/{dataset}.lock", dataset=IMAGE_SETS + KERNEL_SETS),
+        "<results>/images/lpips.safetensors",
 
 
 rule fetch:
     """Files of a registry entry, checked to the byte; their digests are the output."""
     input:
-        manifest=lambda w: DATASETS[w.dataset].get("manifest", []),
-        code=["rerg/images.py", "rerg/downloads.py"],
+        manifest=manifest_of,
     output:
         # updated, not replaced: digests locked on first sight hold for every later fetch
-        update(f"{RESULTS}/images/{{dataset}}.lock"),
+        update("<results>/images/{dataset}.lock"),
     log:
-        f"{RESULTS}/logs/fetch/{{dataset}}.log",
+        "<results>/logs/fetch/{dataset}.log",
     conda:
         "../../environment.yml"
     params:
-        entry=lambda w: DATASETS[w.dataset],
+        entry=entry_of,
+        code=code_of("fetch_images.py"),
     script:
         "../scripts/fetch_images.py"
 
@@ -47,21 +54,17 @@ rule fetch:
 rule prepare:
     """Images of one dataset as HDF5."""
     input:
-        lock=f"{RESULTS}/images/{{dataset}}.lock",
-        code=["rerg/images.py", "rerg/downloads.py"],
+        lock="<results>/images/{dataset}.lock",
     output:
-        f"{RESULTS}/images/{{dataset}}.h5",
+        "<results>/images/{dataset}.h5",
     log:
-        f"{RESULTS}/logs/prepare/{{dataset}}.log",
+        "<results>/logs/prepare/{dataset}.log",
     conda:
         "../../environment.yml"
     params:
-        entry=lambda w: DATASETS[w.dataset],
-        smallest=lambda w: (
-            RUN["training"]["crop"]
-            if w.dataset in RUN["datasets"]["train"]
-            else SMALLEST_SCORED
-        ),
+        entry=entry_of,
+        smallest=smallest_of,
+        code=code_of("prepare.py"),
     script:
         "../scripts/prepare.py"
 
@@ -69,16 +72,16 @@ rule prepare:
 rule prepare_kernels:
     """Kernels of one file as arrays."""
     input:
-        lock=f"{RESULTS}/images/{{dataset}}.lock",
-        code=["rerg/images.py", "rerg/downloads.py"],
+        lock="<results>/images/{dataset}.lock",
     output:
-        f"{RESULTS}/images/{{dataset}}.npz",
+        "<results>/images/{dataset}.npz",
     log:
-        f"{RESULTS}/logs/prepare/{{dataset}}.log",
+        "<results>/logs/prepare/{dataset}.log",
     conda:
         "../../environment.yml"
     params:
-        entry=lambda w: DATASETS[w.dataset],
+        entry=entry_of,
+        code=code_of("prepare.py"),
     script:
         "../scripts/prepare.py"
 
@@ -86,34 +89,29 @@ rule prepare_kernels:
 rule splits:
     """Image ids of train, validation and test, held disjoint by pixel content."""
     input:
-        expand(f"{RESULTS}/images/{{dataset}}.h5", dataset=IMAGE_SETS),
-        code="rerg/images.py",
+        expand("<results>/images/{dataset}.h5", dataset=IMAGE_SETS),
     output:
-        f"{RESULTS}/images/splits.json",
+        "<results>/images/splits.json",
     log:
-        f"{RESULTS}/logs/splits.log",
+        "<results>/logs/splits.log",
     conda:
         "../../environment.yml"
     params:
-        splits={
-            split: [
-                f"{RESULTS}/images/{dataset}.h5" for dataset in RUN["datasets"][split]
-            ]
-            for split in ("train", "validation", "test")
-        },
+        splits=DATASETS,
+        code=code_of("check_splits.py"),
     script:
         "../scripts/check_splits.py"
 
 
 rule lpips_weights:
     """Convolutions of AlexNet under LPIPS, or the reason why they could not be had."""
-    input:
-        code=["rerg/perceptual.py", "rerg/downloads.py"],
     output:
-        f"{RESULTS}/images/lpips.safetensors",
+        "<results>/images/lpips.safetensors",
     log:
-        f"{RESULTS}/logs/lpips_weights.log",
+        "<results>/logs/lpips_weights.log",
     conda:
         "../../environment.yml"
+    params:
+        code=code_of("fetch_lpips.py"),
     script:
         "../scripts/fetch_lpips.py"

@@ -1,63 +1,63 @@
-# Models: one training per variant, by the same loop; all but the warm start begin from it.
+# Models: one training per variant and seed, by the same loop; all but the warm start begin from it.
+TRAINING = run.config["training"]
+NODES = TRAINING["nodes"]
 # Over several nodes srun starts the processes, called by the script (Snakemake's `mpi`): a task of
 # the job is a node's share.
-NODES = RUN["training"]["nodes"]
 SEVERAL_NODES = {"nodes": NODES, "tasks": NODES, "tasks_per_gpu": 0, "mpi": "srun"}
 
 
+def start_of(wildcards):
+    start = run.config["variants"][wildcards.variant].get("start")
+    return [f"<results>/models/{wildcards.seed}/{start}.safetensors"] if start else []
+
+
+def spec_of_variant(wildcards):
+    return run.model_spec(wildcards.variant, int(wildcards.seed))
+
+
+def threads_of_variant(wildcards):
+    return run.config["variants"][wildcards.variant]["threads"]
+
+
+def code_of_training(wildcards):
+    return code_of("train.py", f"variants.{wildcards.variant}")(wildcards)
+
+
 rule train:
-    """One variant, trained until its budget of network evaluations is spent."""
+    """One variant with one seed, trained until its budget of network evaluations is spent."""
     input:
-        start=warm_start,
-        images=expand(
-            f"{RESULTS}/images/{{dataset}}.h5", dataset=RUN["datasets"]["train"]
-        ),
-        splits=f"{RESULTS}/images/splits.json",
-        kernels=list(kernel_files(TRAINED).values()),
-        code=[
-            "rerg/training.py",
-            "rerg/parallel.py",
-            "rerg/variants/__init__.py",
-            "rerg/variants/{variant}.py",
-            "rerg/networks.py",
-            "rerg/equilibrium.py",
-            "rerg/bound.py",
-            "rerg/problems.py",
-        ],
+        start=start_of,
+        images=images_of("train"),
+        splits="<results>/images/splits.json",
+        kernels=kernels_of(run.trained_problems()),
     output:
-        weights=f"{RESULTS}/models/{{variant}}.safetensors",
-        about=f"{RESULTS}/models/{{variant}}.json",
+        weights="<results>/models/{seed}/{variant}.safetensors",
+        about="<results>/models/{seed}/{variant}.json",
         curve=report(
-            f"{RESULTS}/models/{{variant}}.training.csv",
+            "<results>/models/{seed}/{variant}.training.csv",
             caption="../report/training.rst",
             category="Models",
-            labels={"variant": "{variant}"},
+            labels={"variant": "{variant}", "seed": "{seed}"},
         ),
     log:
-        f"{RESULTS}/logs/train/{{variant}}.log",
+        "<results>/logs/train/{variant}.{seed}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/train.{{variant}}.tsv"
-    wildcard_constraints:
-        variant="|".join(RUN["variants"]),
+        "<results>/benchmarks/train.{variant}.{seed}.tsv"
     priority: 100  # everything else waits for models
     conda:
         "../../environment.yml"
-    threads: lambda w: RUN["variants"][w.variant]["threads"]
+    threads: threads_of_variant
     resources:
         **(SEVERAL_NODES if NODES > 1 else {}),
-        gpu=GPU * RUN["training"]["processes"] * NODES,
-        mem_mb=4000 * RUN["training"]["processes"],
-        runtime=RUN["training"]["runtime"],
+        gpu=GPU * TRAINING["processes"] * NODES,
+        mem_mb=4000 * TRAINING["processes"],
+        runtime=TRAINING["runtime"],
     params:
-        spec=lambda w: training_spec(w.variant),
-        kernels=kernel_files(TRAINED),
-        device=RUN["device"],
-        compile=RUN["training"]["compile"],
-        processes=RUN["training"]["processes"],
+        spec=spec_of_variant,
+        device=run.config["device"],
+        training={k: TRAINING[k] for k in ("compile", "log_every", "checkpoint_every")},
+        processes=TRAINING["processes"],
         nodes=NODES,
-        # No output: Snakemake deletes the outputs of a job that was killed.
-        checkpoint=f"{RESULTS}/checkpoints/{{variant}}.ckpt",
-        log_every=RUN["training"]["log_every"],
-        checkpoint_every=RUN["training"]["checkpoint_every"],
+        code=code_of_training,
     script:
         "../scripts/train.py"

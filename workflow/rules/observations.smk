@@ -1,24 +1,25 @@
-# Observations: one file per dataset and problem, the same for every method.
-for problems in batched(RUN["problems"]):
+# Observations: a folder per dataset and group of problems, the same for every method.
+def kernels_of_batch(wildcards):
+    return kernels_of(run.batches[wildcards.batch])
 
-    rule:
-        name:
-            f"observe_{problems[0]}"
-        input:
-            images=f"{RESULTS}/images/{{dataset}}.h5",
-            kernels=list(kernel_files(problems).values()),
-            code=["rerg/problems.py"],
-        output:
-            expand(
-                f"{RESULTS}/observations/{{{{dataset}}}}/{{problem}}.npz",
-                problem=problems,
-            ),
-        log:
-            f"{RESULTS}/logs/observe/{{dataset}}.{problems[0]}.log",
-        conda:
-            "../../environment.yml"
-        params:
-            problems={problem: run.physics_of(problem) for problem in problems},
-            kernels=kernel_files(problems),
-        script:
-            "../scripts/observe.py"
+
+def specs_of_batch(wildcards):
+    return [run.problem_spec(problem) for problem in run.batches[wildcards.batch]]
+
+
+rule observe:
+    """The images of one dataset, observed by a group of problems."""
+    input:
+        images="<results>/images/{dataset}.h5",
+        kernels=kernels_of_batch,
+    output:
+        directory("<results>/observations/{dataset}/{batch}"),
+    log:
+        "<results>/logs/observe/{dataset}.{batch}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        problems=specs_of_batch,
+        code=code_of("observe.py"),
+    script:
+        "../scripts/observe.py"

@@ -1,5 +1,5 @@
 # Where the run comes from: config, commit, versions, machine, digests, wall times.
-PROVENANCE = [] if STORED else [f"{RESULTS}/provenance.json"]
+PROVENANCE = [] if run.config["stored"] else ["<results>/provenance.json"]
 
 
 localrules:
@@ -10,21 +10,29 @@ rule provenance:
     """Config, commit, versions, machine, seeds, digests of data and weights, wall times."""
     input:
         scores=SCORES,
-        models=expand(f"{RESULTS}/models/{{variant}}.json", variant=run.variants()),
-        code="rerg/provenance.py",
+        models=expand(
+            "<results>/models/{seed}/{variant}.json",
+            seed=run.seeds,
+            variant=run.variants(),
+        ),
     output:
         report(
-            f"{RESULTS}/provenance.json",
+            "<results>/provenance.json",
             caption="../report/provenance.rst",
             category="Provenance",
             labels={"file": "provenance"},
         ),
     log:
-        f"{RESULTS}/logs/provenance.log",
+        "<results>/logs/provenance.log",
     conda:
         "../../environment.yml"
     params:
-        config=RUN,
-        registries={"problems": PROBLEMS, "methods": METHODS, "datasets": DATASETS},
+        config=run.config,
+        registries={
+            "problems": run.problems,
+            "methods": run.methods,
+            "datasets": run.datasets,
+        },
+        code=code_of("provenance.py"),
     script:
         "../scripts/provenance.py"

@@ -1,62 +1,55 @@
-# Restorations by variants: a job loads a network once and restores a group of problems. A rule per
-# method knows all but the dataset and the problem, so that Snakemake has few rules to try for a
-# file and no function to call for a job.
-for method in run.all_methods():
-    if "variant" not in METHODS[method]:
-        continue
-    for problems in shared(run.problems_of(method)):
+# Restorations: a folder per dataset, method, seed and group of problems, so that a job loads its
+# network once. By a variant and a solver here, by baselines in the next file.
+def restored_by(kind):
+    """The run's methods of a kind (`variant`, `.py`, `reconstructor`, `.smk`), for a wildcard."""
+    methods = [
+        name
+        for name in run.all_methods()
+        if run.methods[name].get("baseline", "variant") == kind
+    ]
+    return "|".join(methods) or "none"
 
-        rule:
-            name:
-                rule_name("restore", method, problems)
-            input:
-                observations=expand(
-                    f"{RESULTS}/observations/{{{{dataset}}}}/{{problem}}.npz",
-                    problem=problems,
-                ),
-                weights=weights_of(METHODS[method]["variant"]),
-                tuning=tuning_of(method),
-                images=f"{RESULTS}/images/{{dataset}}.h5",
-                code=[
-                    "rerg/restoration.py",
-                    "rerg/variants/__init__.py",
-                    "rerg/networks.py",
-                    "rerg/equilibrium.py",
-                    "rerg/bound.py",
-                    "rerg/problems.py",
-                ],
-            output:
-                expand(
-                    f"{RESULTS}/restorations/{{{{dataset}}}}/{{problem}}/{method}.npz",
-                    problem=problems,
-                ),
-            log:
-                f"{RESULTS}/logs/restore/{{dataset}}.{method}.{problems[0]}.log",
-            benchmark:
-                f"{RESULTS}/benchmarks/restore.{{dataset}}.{method}.{problems[0]}.tsv"
-            wildcard_constraints:
-                problem="|".join(run.problems_of(method)),
-            priority: len(problems)  # long jobs first: short ones fill the end
-            conda:
-                "../../environment.yml"
-            threads: RUN["restoration"]["threads"]
-            resources:
-                gpu=GPU,
-                mem_mb=4000,
-                runtime=RUN["restoration"]["runtime"],
-            params:
-                method=METHODS[method],
-                spec=spec_of(METHODS[method]["variant"]),
-                options=RUN["solvers"][METHODS[method]["solver"]],
-                learning_rates={
-                    p: {"learning_rate": PROBLEMS[p]["learning_rate"]}
-                    for p in run.problems_of(method)
-                    if "learning_rate" in PROBLEMS[p]
-                },
-                batch=RUN["restoration"]["batch"],
-                bound_iterates=RUN["restoration"]["bound_iterates"],
-                device=RUN["device"],
-                compile=RUN["restoration"]["compile"],
-                partial=f"{RESULTS}/checkpoints/{{dataset}}.{method}.{problems[0]}",
-            script:
-                "../scripts/restore.py"
+
+def options_of(wildcards):
+    """Problem to the options of the solver."""
+    return {p: run.options(wildcards.method, p) for p in problems_of(wildcards)}
+
+
+def code_of_restoration(wildcards):
+    method = run.methods[wildcards.method]
+    modules = f"variants.{method['variant']}", f"solvers.{method['solver']}"
+    return code_of("restore.py", *modules)(wildcards)
+
+
+rule restore:
+    """The images of one dataset, restored by a variant and a solver from a group of problems."""
+    input:
+        observations="<results>/observations/{dataset}/{batch}",
+        images="<results>/images/{dataset}.h5",
+        weights=weights_of,
+        tuning=tuning_of,
+    output:
+        directory("<results>/restorations/{dataset}/{method}/{seed}/{batch}"),
+    log:
+        "<results>/logs/restore/{dataset}.{method}.{seed}.{batch}.log",
+    benchmark:
+        "<results>/benchmarks/restore.{dataset}.{method}.{seed}.{batch}.tsv"
+    wildcard_constraints:
+        method=restored_by("variant"),
+    conda:
+        "../../environment.yml"
+    threads: RESTORATION["threads"]
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=RESTORATION["runtime"],
+    params:
+        problems=problems_of,
+        method=settings_of,
+        spec=spec_of,
+        options=options_of,
+        device=run.config["device"],
+        restoration={k: RESTORATION[k] for k in ("batch", "bound_iterates", "compile")},
+        code=code_of_restoration,
+    script:
+        "../scripts/restore.py"

@@ -1,49 +1,53 @@
-# The long table of scores: one part per dataset and problem, then all of them. As for the
-# restorations, a job takes a group of problems, but half as many: a laptop's cores have nothing
-# else to do by then.
-SCORES = f"{RESULTS}/scores.csv"
-# A stored table stands alone: where it lies without its parts, nothing that comes before it is
-# computed for the tables, figures and claims.
-STORED = Path(SCORES).exists() and not Path(RESULTS, "scores").exists()
+# The long table of scores: a part per dataset and group of problems, then all of them.
+SCORES = "<results>/scores.csv"
 
 
-for problems in batched(RUN["problems"], (RUN["problems_per_job"] + 1) // 2):
-
-    rule:
-        name:
-            f"score_{problems[0]}"
-        input:
-            images=f"{RESULTS}/images/{{dataset}}.h5",
-            observations=expand(
-                f"{RESULTS}/observations/{{dataset}}/{{problem}}.npz",
+def restorations_of(wildcards):
+    """All restorations of a group of problems: folders, or files where a rule of its own writes."""
+    batch, paths = wildcards.batch, []
+    for method in run.all_methods():
+        problems = run.problems_in(method, batch)
+        if run.methods[method].get("baseline") == ".smk":
+            paths += expand(
+                "<results>/restorations/{dataset}/{problem}/{method}.npz",
+                dataset=wildcards.dataset,
                 problem=problems,
-                allow_missing=True,
-            ),
-            restorations=[
-                f"{RESULTS}/restorations/{{dataset}}/{problem}/{method}.npz"
-                for problem in problems
-                for method in run.methods_of(problem)
-            ],
-            lpips=f"{RESULTS}/images/lpips.safetensors",
-            code=["rerg/scores.py", "rerg/perceptual.py"],
-        output:
-            expand(
-                f"{RESULTS}/scores/{{dataset}}/{{problem}}.csv",
-                problem=problems,
-                allow_missing=True,
-            ),
-        log:
-            f"{RESULTS}/logs/score/{{dataset}}.{problems[0]}.log",
-        conda:
-            "../../environment.yml"
-        params:
-            run=RUN["run"],
-            seed=RUN["seed"],
-        script:
-            "../scripts/score.py"
+                method=method,
+            )
+        elif problems:
+            paths += expand(
+                "<results>/restorations/{dataset}/{method}/{seed}/{batch}",
+                dataset=wildcards.dataset,
+                method=method,
+                seed=run.seeds_of(method),
+                batch=batch,
+            )
+    return paths
 
 
-if not STORED:
+rule score:
+    """Every restoration of one dataset by a group of problems, and the controls."""
+    input:
+        images="<results>/images/{dataset}.h5",
+        observations="<results>/observations/{dataset}/{batch}",
+        restorations=restorations_of,
+        lpips="<results>/images/lpips.safetensors",
+    output:
+        "<results>/scores/{dataset}/{batch}.csv",
+    log:
+        "<results>/logs/score/{dataset}.{batch}.log",
+    conda:
+        "../../environment.yml"
+    threads: RESTORATION["threads"]
+    params:
+        run=run.name,
+        code=code_of("score.py"),
+    script:
+        "../scripts/score.py"
+
+
+# A stored table is taken as it lies: no rule makes it, so nothing before it is computed.
+if not run.config["stored"]:
 
     localrules:
         collect_scores,
@@ -52,9 +56,9 @@ if not STORED:
         """The parts of the table of scores in one."""
         input:
             parts=expand(
-                f"{RESULTS}/scores/{{dataset}}/{{problem}}.csv",
-                dataset=TEST,
-                problem=RUN["problems"],
+                "<results>/scores/{dataset}/{batch}.csv",
+                dataset=DATASETS["test"],
+                batch=run.batches,
             ),
         output:
             report(
@@ -64,8 +68,10 @@ if not STORED:
                 labels={"table": "all scores"},
             ),
         log:
-            f"{RESULTS}/logs/collect_scores.log",
+            "<results>/logs/collect_scores.log",
         conda:
             "../../environment.yml"
+        params:
+            code=code_of("collect_scores.py"),
         script:
             "../scripts/collect_scores.py"

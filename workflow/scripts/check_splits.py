@@ -7,5 +7,11 @@ from rerg.images import check_disjoint
 from rerg.script import logged
 
 with logged(snakemake.log[0]):
-    splits = check_disjoint(snakemake.params.splits)
-    Path(snakemake.output[0]).write_text(json.dumps(splits, indent=1) + "\n")
+    prepared = {Path(path).stem: Path(path) for path in snakemake.input}
+    splits = check_disjoint(
+        {
+            split: [prepared[name] for name in names]
+            for split, names in snakemake.params.splits.items()
+        }
+    )
+    Path(snakemake.output[0]).write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")

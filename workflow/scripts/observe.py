@@ -1,16 +1,20 @@
-"""Observe the images of one dataset for some problems."""
+"""Observe the images of one dataset by a group of problems."""
 
+from pathlib import Path
+
+from rerg.files import write_observed
 from rerg.images import read_images
-from rerg.problems import Problem, generator, save_observations
+from rerg.problems import Problem, generator, to_arrays
 from rerg.script import logged
 
 with logged(snakemake.log[0]):
-    dataset, problems = snakemake.wildcards.dataset, snakemake.params.problems
+    dataset, folder = snakemake.wildcards.dataset, Path(snakemake.output[0])
     images = read_images(snakemake.input.images)
-    for (name, entry), path in zip(problems.items(), snakemake.output, strict=True):
-        problem = Problem(name, entry, snakemake.params.kernels)
+    kernels = {Path(path).stem: path for path in snakemake.input.kernels}
+    for spec in snakemake.params.problems:
+        problem = Problem(spec, kernels)
         observed = {
-            image: problem.observe(x[None], [generator(dataset, name, image)])
+            image: problem.observe(x[None], [generator(dataset, spec.name, image)])
             for image, x in images.items()
         }
-        save_observations(path, problem, observed)
+        write_observed(folder / f"{spec.name}.npz", to_arrays(problem, observed))

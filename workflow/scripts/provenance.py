@@ -7,7 +7,6 @@ from rerg.provenance import describe
 from rerg.script import logged
 
 with logged(snakemake.log[0]):
-    params = snakemake.params
-    results = Path(snakemake.input.scores).parent
-    about = describe(params.config, params.registries, results, Path.cwd())
-    Path(snakemake.output[0]).write_text(json.dumps(about, indent=2) + "\n")
+    params, scores = snakemake.params, Path(snakemake.input.scores)
+    about = describe(params.config, params.registries, scores, Path.cwd())
+    Path(snakemake.output[0]).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

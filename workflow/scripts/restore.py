@@ -1,54 +1,51 @@
-"""Restore the images of one dataset for some problems with one variant and one solver."""
+"""Restore the images of one dataset from a group of problems by one variant and one solver."""
 
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
-
-from rerg.config import digest
+from rerg.baselines import FACTOR
 from rerg.devices import claim, set_up_cpu
+from rerg.files import read_observed, write_restored
 from rerg.images import read_images
-from rerg.networks import compile_networks, load_weights
-from rerg.problems import load_observations
+from rerg.models import load_model
+from rerg.networks import compile_networks
+from rerg.problems import from_arrays
 from rerg.restoration import restore
-from rerg.script import logged
-from rerg.training import build_networks
-from rerg.tuning import FACTOR, best
+from rerg.script import checkpoint_of, logged
+from rerg.tuning import best
 
 with logged(snakemake.log[0]):
     set_up_cpu(snakemake.threads)
-    params, device = snakemake.params, snakemake.params.device
-    claim(device)
-    networks = build_networks(params.spec)
-    about = load_weights(snakemake.input.weights[0], networks, {"config": digest(params.spec)})
-    networks.to(device).requires_grad_(False)
-    if params.compile:
-        compile_networks(networks)
-    clean = read_images(snakemake.input.images)
-    partial = Path(params.partial)
-    for source, target in zip(snakemake.input.observations, snakemake.output, strict=True):
-        problem, observations = load_observations(source, device)
-        if snakemake.input.tuning:
-            factor = best(snakemake.input.tuning[0], problem.name).get(FACTOR, 1)
-            observations = {n: o.with_sigma(factor * o.sigma) for n, o in observations.items()}
-        options = params.options
-        if "learning_rate" in options:
-            options = {**options, **params.learning_rates.get(problem.name, {})}
-        key = [about["sha256"], digest(Path(source).read_bytes().hex()), params.method]
-        key += [options, params.bound_iterates]
-        key += [observation.sigma for observation in observations.values()]
-        arrays = restore(
-            params.method["variant"],
-            networks,
-            observations,
-            scale=params.spec["network"]["scale"],
-            solver=params.method["solver"],
-            options=options,
-            batch_size=params.batch,
-            truth={name: problem.crop(x) for name, x in clean.items()},
-            bound_iterates=params.bound_iterates,
+    params, source = snakemake.params, snakemake.input
+    solver, settings = params.method["solver"], params.restoration
+    claim(params.device)
+    model = load_model(Path(source.weights[0]), params.spec, params.device)
+    if settings["compile"]:
+        compile_networks(model.networks)
+    clean = read_images(source.images)
+    partial = Path(checkpoint_of(snakemake.log[0]))
+    for name in params.problems:
+        path = Path(source.observations, f"{name}.npz")
+        problem, observations = from_arrays(read_observed(path), params.device)
+        factor = best(Path(source.tuning[0]), name).get(FACTOR, 1) if source.tuning else 1
+        restored = restore(
+            model,
+            {image: o.scaled(factor) for image, o in observations.items()},
+            solver=solver,
+            options=params.options[name],
+            batch_size=settings["batch"],
+            truth={image: problem.crop(x) for image, x in clean.items()},
+            bound_iterates=settings["bound_iterates"],
             partial=partial,
-            key=key,
+            key=[
+                model.about["sha256"],
+                sha256(path.read_bytes()).hexdigest(),
+                solver,
+                params.options[name],
+                settings["bound_iterates"],
+                factor,
+            ],
         )
-        np.savez(target, **arrays)
+        write_restored(Path(snakemake.output[0], f"{name}.npz"), restored)
     shutil.rmtree(partial, ignore_errors=True)

@@ -24,12 +24,12 @@ my ($sigma) = $problem =~ /"sigma": ([0-9.]+)/;
 my $noise = ( $sigma / 255 )**2;
 
 my $out;
-for my $key ( sort grep { /\.y$/ } keys %arrays ) {
+for my $key ( sort grep { m{/y$} } keys %arrays ) {
     my ( $shape, $bytes ) = @{ $arrays{$key} };
     my ( $channels, $height, $width ) = @$shape;
     my @y = unpack 'f<*', $bytes;
     my @x = map { filter( $_, $height, $width, \@y ) } 0 .. $channels - 1;
-    my $name = ( $key =~ s/\.y$//r ) . '.npy';
+    my $name = ( $key =~ s{/y$}{/x}r ) . '.npy';
     my %entry = ( Name => $name, Method => ZIP_CM_STORE );
     if ($out) { $out->newStream(%entry) }
     else      { $out = IO::Compress::Zip->new( $restorations, %entry ) or die "$ZipError\n" }

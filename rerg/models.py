@@ -1,0 +1,108 @@
+"""Models: the networks of a variant, built from a spec, started, written and loaded."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save_file
+from torch import nn
+
+from rerg.config import InputError
+from rerg.maps import Map
+from rerg.networks import UNet
+from rerg.problems import Observation
+from rerg.registry import load, variants
+from rerg.specs import ModelSpec, digest
+
+
+def build(spec: ModelSpec) -> nn.ModuleDict:
+    """The networks that a variant trains, each initialised from the seed."""
+    networks = nn.ModuleDict()
+    for name, conditioned in variants()[spec.variant].networks.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.seed)
+            networks[name] = UNet(list(spec.network.channels), spec.network.blocks, conditioned)
+    return networks
+
+
+def start_from(networks: nn.ModuleDict, source: nn.ModuleDict) -> None:
+    """Start every network of a variant from the RG of another.
+
+    A noise map that the source lacks gets zero weights.
+    """
+    for network in networks.values():
+        state = source["rg"].state_dict()
+        if network.conditioned and not source["rg"].conditioned:
+            head = state["unet.m_head.weight"]
+            state["unet.m_head.weight"] = torch.cat([head, torch.zeros_like(head[:, :1])], 1)
+        network.load_state_dict(state)
+
+
+def save(path: Path, networks: nn.ModuleDict, spec: ModelSpec, about: dict) -> None:
+    """Write the networks as safetensors, and beside them a JSON with the spec and `about`."""
+    path = Path(path)
+    save_file({k: v.contiguous() for k, v in networks.state_dict().items()}, path)
+    content = {"variant": spec.variant, "config": digest(spec), **about, "spec": asdict(spec)}
+    content["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Trained networks, the spec that they were trained by, and what else is known of them."""
+
+    networks: nn.ModuleDict
+    spec: ModelSpec
+    about: dict
+
+    def restoring_map(self, observation: Observation, solver: str) -> Map:
+        """The map whose fixed point is a restoration of an observation, as a solver iterates it."""
+        variant = load("variants", self.spec.variant)
+        if hasattr(variant, "restoring_map"):
+            return variant.restoring_map(self.networks, observation, self.spec.scale)
+        return load("solvers", solver).MAP(self.networks["rg"], observation, self.spec.scale)
+
+    def denoiser(self) -> nn.Module:
+        """The network whose residual serves as a denoiser.
+
+        Raises InputError for a variant that has none.
+        """
+        name = variants()[self.spec.variant].denoiser
+        if not name:
+            raise InputError(f"{self.spec.variant}: trains no denoiser")
+        return self.networks[name]
+
+
+def load_model(path: Path, expected: ModelSpec | None = None, device: str = "cpu") -> Model:
+    """The model of a file of weights and of the JSON beside it, for restoring: no gradients.
+
+    expected: the spec that the model must have been trained by.
+    Raises InputError where a file is missing, or its digest, spec or architecture differs.
+    """
+    path = Path(path)
+    about_path = path.with_suffix(".json")
+    try:
+        about = json.loads(about_path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: no such file, needed to load {path.name}") from None
+    except ValueError:
+        raise InputError(f"{about_path}: expected a JSON description of {path.name}") from None
+    if not isinstance(about, dict) or "spec" not in about:
+        raise InputError(f"{about_path}: spec: missing")
+    spec = ModelSpec.read(about["spec"], about_path)
+    if expected is not None and about.get("config") != digest(expected):
+        raise InputError(f"{path}: config is {about.get('config')}, expected {digest(expected)}")
+    if hashlib.sha256(content).hexdigest() != about.get("sha256"):
+        raise InputError(f"{path}: the weights are not those that {about_path.name} describes")
+    networks = build(spec)
+    try:
+        networks.load_state_dict(read_tensors(content))
+    except (RuntimeError, SafetensorError) as error:
+        fault = (str(error).splitlines()[1:] or [str(error)])[0].strip()
+        raise InputError(f"{path}: weights of another architecture: {fault}") from None
+    return Model(networks.to(device).requires_grad_(False), spec, about)

@@ -1,0 +1,305 @@
+"""A run: one checked configuration, and what its rules ask of it.
+
+Parsed by every Snakemake process: no torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rerg.config import TIMEOUT, InputError, check, closest, origins, read_yaml
+from rerg.registry import solvers, variants
+from rerg.specs import EquilibriumSpec, ModelSpec, NetworkSpec, ProblemSpec
+
+SPLITS = ("train", "validation", "test")
+ALL = "all"  # the seed of a method that nothing is trained for
+TYPES = {
+    "count": {"type": "integer", "minimum": 1},
+    "positive": {"type": "number", "exclusiveMinimum": 0},
+}
+
+
+def find_baselines(folders: Sequence[Path]) -> dict[str, Path]:
+    """Baselines by name: every folder `<name>/` that holds a file `<name>.smk`, `.py` or `.yaml`.
+
+    Raises InputError for a folder that does not exist and for a name that two folders have.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"baselines: {folder}: no such folder")
+        for path in sorted(folder.iterdir()):
+            if any((path / f"{path.name}{suffix}").exists() for suffix in (".smk", ".py", ".yaml")):
+                if path.name in found:
+                    raise InputError(f"{path}: {found[path.name]} has this name already")
+                found[path.name] = path
+    return found
+
+
+def _known(names: Sequence[str], known, source: str, key: str, kind: str) -> None:
+    for name in names:
+        if name not in known:
+            raise InputError(f"{source}: {key}: unknown {kind} {name}{closest(name, list(known))}")
+
+
+def _schema(path: Path) -> dict:
+    """The schema of a run's config, with the variants and solvers that there are."""
+    schema = read_yaml(path)
+    variant, properties = schema["$defs"]["variant"], schema["properties"]
+    properties["variants"]["properties"] = {
+        name: {
+            **variant,
+            "properties": variant["properties"]
+            | {key: {"type": "number"} for key in about.parameters},
+        }
+        for name, about in variants().items()
+    }
+    properties["solvers"]["properties"] = {
+        name: {
+            "type": "object",
+            "additionalProperties": False,
+            "required": list(about.options),
+            "properties": {key: TYPES[kind] for key, kind in about.options.items()},
+        }
+        for name, about in solvers().items()
+    }
+    return schema
+
+
+def trained_methods() -> dict[str, dict]:
+    """Every variant with every solver that can restore with it: `rerg`, `rerg-gd`, `rerg-adam`."""
+    methods = {}
+    for variant, about in variants().items():
+        for solver in about.solvers or solvers():
+            main = solver == "fast"
+            methods[variant if main else f"{variant}-{solver}"] = {
+                "label": about.label if main else f"{about.label}, {solvers()[solver].label}",
+                "variant": variant,
+                "solver": solver,
+            }
+    return methods
+
+
+class Run:
+    """One checked configuration.
+
+    Attributes: `config` (the dict), `problems`, `methods`, `datasets` (the registries, the
+    methods with every baseline found), `baselines` (name to folder).
+    Raises InputError on any fault.
+    """
+
+    def __init__(self, config: Mapping, root: Path, *files: str | Path):
+        """config: merged from `files`, which faults are ascribed to; root: of the repository."""
+        folder, self._schemas = root / "config", root / "workflow" / "schemas"
+        check(config, _schema(self._schemas / "config.schema.yaml"), *files)
+        self.config = dict(config)
+        registries = {}
+        for name in ("problems", "datasets"):
+            path = folder / f"{name}.yaml"
+            registries[name] = read_yaml(path)
+            check(registries[name], self._schemas / f"{name}.schema.yaml", path)
+        self.problems, self.datasets = registries.values()
+        self.methods: dict[str, dict] = trained_methods()
+        self.baselines = find_baselines(
+            [root / "workflow" / "baselines", *map(Path, config["baselines"])]
+        )
+        self._add_baselines(files)
+        self._check_names(files)
+
+    def _add_baselines(self, files: Sequence[str | Path]) -> None:
+        described = {}
+        for name, path in self.baselines.items():
+            settings = path / f"{name}.yaml"
+            content = read_yaml(settings) if settings.exists() else None
+            described[name, str(settings)] = {} if content is None else content
+        for name, settings in self.config["deepinv"].items():
+            described[name, f"{origins(files)['deepinv']}: deepinv.{name}"] = settings
+        for (name, where), settings in described.items():
+            check(settings, self._schemas / "baseline.schema.yaml", where)
+            if name in self.methods:
+                raise InputError(f"{where}: {name} is the name of another method")
+            self.methods[name] = self._baseline(name, settings, where)
+
+    def _baseline(self, name: str, settings: dict, where: str) -> dict:
+        """The settings of a baseline with their defaults; `baseline` says what runs it."""
+        path = self.baselines.get(name)
+        files = [s for s in (".smk", ".py") if path and (path / f"{name}{s}").exists()]
+        ways = files + ["reconstructor"] * ("reconstructor" in settings)
+        if len(ways) != 1:
+            raise InputError(
+                f"{where}: expected one of {name}.py, {name}.smk, a reconstructor; got {len(ways)}"
+            )
+        for key in ("parameters", "tune", "denoiser", "timeout"):
+            if ways == [".smk"] and key in settings:
+                raise InputError(f"{where}: {key}: {name}.smk runs alone, and would not read it")
+        parameters, tune = settings.get("parameters", {}), settings.get("tune", {})
+        _known(tune, ["sigma_factor", *parameters], where, "tune", "parameter")
+        operators = {entry["operator"] for entry in self.problems.values()}
+        known = [*operators, *self.problems]
+        _known(settings.get("problems", []), known, where, "problems", "problem or operator")
+        defaults = {"label": name, "parameters": {}, "tune": {}, "timeout": TIMEOUT}
+        return {**defaults, **settings, "baseline": ways[0]}
+
+    def _check_names(self, files: Sequence[str | Path]) -> None:
+        config, source = self.config, origins(files)
+
+        def known(names: Sequence[str], registry: Mapping, key: str, kind: str) -> None:
+            _known(names, registry, source[key.split(".")[0]], key, kind)
+
+        batch, processes, nodes = (config["training"][k] for k in ("batch", "processes", "nodes"))
+        if batch % (processes * nodes):
+            raise InputError(
+                f"{source['training']}: training.batch: expected a multiple of "
+                f"training.processes x training.nodes, {processes * nodes}, got {batch}"
+            )
+        for split in SPLITS:
+            names = config["datasets"][split]
+            known(names, self.datasets, f"datasets.{split}", "dataset")
+            for name in names:
+                if split not in self.datasets[name]["use"]:
+                    uses = ", ".join(self.datasets[name]["use"])
+                    raise InputError(
+                        f"{source['datasets']}: datasets.{split}: "
+                        f"{name} is for {uses}, not for {split}"
+                    )
+        known(config["problems"], self.problems, "problems", "problem")
+        known(config["methods"], self.methods, "methods", "method")
+        for block in config["comparisons"]:
+            known(block["methods"], self.methods, "comparisons.methods", "method")
+            known(block["problems"], config["problems"], "comparisons.problems", "problem")
+        known(config["examples"], config["problems"], "examples", "problem")
+        for name, settings in config["variants"].items():
+            if start := settings.get("start"):
+                known([start], config["variants"], "variants", "variant")
+                if start == name or "start" in config["variants"][start]:
+                    raise InputError(
+                        f"{source['variants']}: variants.{name}.start: expected a variant that "
+                        f"starts from no other, got {start}"
+                    )
+        for method in self.all_methods():
+            settings = self.methods[method]
+            if "variant" in settings:
+                known([settings["solver"]], config["solvers"], "solvers", "solver")
+            if variant := self.variant_of(method):
+                known([variant], config["variants"], "variants", "variant")
+
+    @property
+    def name(self) -> str:
+        """Results lie in `results/<name>/`."""
+        return self.config["run"]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of weights and batches: a model per variant and seed."""
+        return self.config["seeds"]
+
+    def all_methods(self) -> list[str]:
+        """Methods in the order of the tables: those on all problems, then the comparisons'."""
+        methods = list(self.config["methods"])
+        for block in self.config["comparisons"]:
+            methods += [method for method in block["methods"] if method not in methods]
+        return methods
+
+    def problems_of(self, method: str) -> list[str]:
+        """The problems that a method restores in this run."""
+        if method in self.config["methods"]:
+            chosen = self.config["problems"]
+        else:
+            blocks = [b for b in self.config["comparisons"] if method in b["methods"]]
+            chosen = [p for p in self.config["problems"] if any(p in b["problems"] for b in blocks)]
+        able = self.methods[method].get("problems")
+        return [
+            p for p in chosen if able is None or p in able or self.problems[p]["operator"] in able
+        ]
+
+    def methods_of(self, problem: str) -> list[str]:
+        """The methods that restore a problem in this run."""
+        return [m for m in self.all_methods() if problem in self.problems_of(m)]
+
+    @cached_property
+    def batches(self) -> dict[str, list[str]]:
+        """The groups of problems that share a job, by name: `den15`, or `den15-com90`."""
+        problems, n = self.config["problems"], self.config["problems_per_job"]
+        groups = [problems[i : i + n] for i in range(0, len(problems), n)]
+        return {"-".join(dict.fromkeys([group[0], group[-1]])): group for group in groups}
+
+    def batch_of(self, problem: str) -> str:
+        """The group that a problem of the run is in."""
+        return next(name for name, group in self.batches.items() if problem in group)
+
+    def problems_in(self, method: str, batch: str) -> list[str]:
+        """The problems of a group that a method restores."""
+        return [p for p in self.problems_of(method) if p in self.batches[batch]]
+
+    def variant_of(self, method: str) -> str | None:
+        """The variant that a method restores with, or whose denoiser a baseline uses; else None."""
+        settings = self.methods[method]
+        denoiser = settings.get("denoiser")
+        known = denoiser in variants() and variants()[denoiser].denoiser
+        return settings.get("variant") or (denoiser if known else None)
+
+    def seeds_of(self, method: str) -> list[str]:
+        """The seeds of a method's restorations, as in paths: `all` where nothing is trained."""
+        return list(map(str, self.seeds)) if self.variant_of(method) else [ALL]
+
+    def variants(self) -> list[str]:
+        """The variants that the run's methods need, and those that these start from."""
+        wanted = {self.variant_of(m) for m in self.all_methods()} - {None}
+        wanted |= {self.config["variants"][v].get("start") for v in wanted}
+        return [v for v in self.config["variants"] if v in wanted]
+
+    def tuned(self, method: str) -> str | None:
+        """The name of the table of trials that a method's restoration reads, if it is tuned."""
+        if not self.config["tuning"]["rounds"]:
+            return None
+        settings = self.methods[method]
+        return settings.get("variant") or (method if settings.get("tune") else None)
+
+    def tuned_problems(self, name: str) -> list[str]:
+        """The problems that a table of trials is about."""
+        methods = [m for m in self.all_methods() if self.tuned(m) == name]
+        return [
+            p for p in self.config["problems"] if any(p in self.problems_of(m) for m in methods)
+        ]
+
+    def problem_spec(self, problem: str) -> ProblemSpec:
+        """The part of a problem's entry that its observations depend on."""
+        return ProblemSpec.of(problem, self.problems[problem])
+
+    def kernel_sets(self, problems: Sequence[str]) -> list[str]:
+        """The registry entries with the kernel files of some problems."""
+        kernels = [self.problems[problem].get("kernel", {}) for problem in problems]
+        return sorted({kernel["file"] for kernel in kernels if "file" in kernel})
+
+    def trained_problems(self) -> list[str]:
+        """The problems of the run that the variants are trained on."""
+        return [name for name in self.config["problems"] if self.problems[name]["trained"]]
+
+    def model_spec(self, variant: str, seed: int) -> ModelSpec:
+        """All that a model depends on, with the images and the code."""
+        settings, training = self.config["variants"][variant], self.config["training"]
+        about, network = variants()[variant], self.config["network"]
+        return ModelSpec(
+            variant=variant,
+            seed=seed,
+            start=settings.get("start", ""),
+            evaluations=settings["evaluations"],
+            learning_rate=float(settings["learning_rate"]),
+            halve_every=settings.get("halve_every", 0),
+            crop=training["crop"],
+            batch=training["batch"],
+            clip=float(training["clip"]),
+            precision=training["precision"],
+            network=NetworkSpec(
+                tuple(network["channels"]), network["blocks"], float(network["scale"])
+            ),
+            equilibrium=EquilibriumSpec(**self.config["equilibrium"]),
+            problems=tuple(self.problem_spec(name) for name in self.trained_problems()),
+            parameters={k: float(settings.get(k, v)) for k, v in about.parameters.items()},
+        )
+
+    def options(self, method: str, problem: str) -> dict[str, Any]:
+        """The solver's options for a problem, whose entry may state some of them."""
+        options = self.config["solvers"][self.methods[method]["solver"]]
+        return {key: self.problems[problem].get(key, value) for key, value in options.items()}
