@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rerg.config import InputError, check, read_yaml
-from rerg.labels import known_methods
 
 # The quantities and what they take. rerg.claims computes them.
 QUANTITIES = {
@@ -125,12 +124,11 @@ def read_claims(
 ) -> list[dict]:
     """The claims of a file, each with its parsed expression under `comparison`.
 
-    methods: names that a claim may use beside every variant with every solver, which are known to
-    all runs: the baselines. Raises InputError, one line that names the file and the claim: an
-    unknown or missing key, an id used twice, an expression that does not parse or names an unknown
-    method or problem.
+    methods, problems: the names that a claim may use, whether the run has them or not. Raises
+    InputError, one line that names the file and the claim: an unknown or missing key, an id used
+    twice, an expression that does not parse or names an unknown method or problem.
     """
-    entries, known = read_yaml(path), dict.fromkeys([*known_methods(), *methods])
+    entries = read_yaml(path)
     if not isinstance(entries, list):
         raise InputError(f"{path}: expected a list of claims")
     claims: dict[str, dict] = {}
@@ -141,7 +139,7 @@ def read_claims(
         if name in claims:
             raise InputError(f"{source}: the id is used twice")
         try:
-            comparison = parse(entry["expression"], known, problems)
+            comparison = parse(entry["expression"], methods, problems)
         except InputError as error:
             raise InputError(f"{source}: expression: {error}") from None
         claims[name] = entry | {"comparison": comparison}

@@ -13,12 +13,7 @@ INITIAL, TRUTH = CONTROLS = ("initial", "truth")
 CONTROL_LABELS = {INITIAL: "initial image", TRUTH: "ground truth"}
 OTHER = "#555555"  # the colour of baselines and controls
 OTHER_LINE = ("-.", "D")  # line and marker of what has no solver of the registry
-FAST = "fast"  # the solver that a method's name does not mention
-
-
-def known_methods() -> list[str]:
-    """Every variant with every solver: the names that a claim may use in any run."""
-    return [v if s == FAST else f"{v}-{s}" for v in variants() for s in solvers()]
+FAST = "fast"  # the solver of the equilibrium; the others are descents
 
 
 def in_order(present: Iterable[str], order: Sequence[str]) -> list[str]:

@@ -11,5 +11,5 @@ with logged(snakemake.log[0]):
     params, source = snakemake.params, snakemake.input
     scores = load_scores(source.scores, params.expected, source.get("provenance"))
     scores = of_dataset(scores, snakemake.wildcards.dataset)
-    evidence = Evidence(scores, params.methods, list(params.problems), params.seed)
+    evidence = Evidence(scores, params.methods, list(params.problems))
     write_tables(evidence, Path(snakemake.output[0]).parent, params.problems)
