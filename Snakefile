@@ -67,4 +67,3 @@ rule all:
     default_target: True
     input:
         ARTEFACTS,
-        PROVENANCE,

@@ -1,10 +1,12 @@
 # Tables, figures and claims, from the table of scores; two figures need more than it.
 TABLES = ["psnr", "ssim", "lpips", "regret", "solvers"]
 FIGURES = ["iterations", "regret", "bound", "evaluations"]
+# Of every test set, and of all pooled where there are several: what the claims are judged on.
+SCORED = DATASETS["test"] + (["all"] if len(DATASETS["test"]) > 1 else [])
 ARTEFACTS = [
     *expand(
         "<results>/tables/{dataset}/{table}.{suffix}",
-        dataset=DATASETS["test"],
+        dataset=SCORED,
         table=TABLES,
         suffix=["csv", "md", "tex", "html"],
     ),
@@ -29,6 +31,21 @@ FROM_THE_RUN = [
     ),
 ]
 ARTEFACTS += [] if run.config["stored"] else FROM_THE_RUN
+PROVENANCE = "<results>/provenance.json"
+
+
+# What the table of scores must hold.
+EXPECTED = {
+    "datasets": DATASETS["test"],
+    "seeds": run.seeds,
+    "methods": {
+        name: {
+            "problems": run.problems_of(name),
+            "seeded": run.variant_of(name) is not None,
+        }
+        for name in run.all_methods()
+    },
+}
 
 
 localrules:
@@ -38,6 +55,12 @@ localrules:
     draw_examples,
     draw_training,
     claims,
+
+
+def provenance_of(wildcards):
+    """What the run says of its table; of a stored one, if it came along."""
+    path = Path(workflow.pathvars.apply(PROVENANCE))
+    return [] if run.config["stored"] and not path.exists() else [PROVENANCE]
 
 
 rule figures:
@@ -50,6 +73,7 @@ rule tables:
     """Quality, regret and solvers of one dataset, as CSV, Markdown, LaTeX and HTML."""
     input:
         scores=SCORES,
+        provenance=provenance_of,
     output:
         [
             report(
@@ -68,11 +92,14 @@ rule tables:
         ),
     log:
         "<results>/logs/tables/{dataset}.log",
+    wildcard_constraints:
+        dataset="|".join(SCORED),
     conda:
         "../../environment.yml"
     params:
         methods=METHODS,
         problems=PROBLEMS,
+        expected=EXPECTED,
         code=code_of("tables.py"),
     script:
         "../scripts/tables.py"
@@ -82,6 +109,7 @@ rule draw_scores:
     """The figures of one dataset that need its scores alone."""
     input:
         scores=SCORES,
+        provenance=provenance_of,
     output:
         [
             report(
@@ -104,6 +132,7 @@ rule draw_scores:
     params:
         methods=METHODS,
         problems=PROBLEMS,
+        expected=EXPECTED,
         iterations_of="com90",  # Figure 2 of the paper
         code=code_of("figures.py"),
     script:
@@ -188,6 +217,7 @@ rule claims:
     """A verdict on every claim of the paper."""
     input:
         scores=SCORES,
+        provenance=provenance_of,
         claims=ROOT / "config/claims.yaml",
         schema=ROOT / "workflow/schemas/claims.schema.yaml",
     output:
@@ -204,8 +234,11 @@ rule claims:
     conda:
         "../../environment.yml"
     params:
-        methods=list(run.methods),
-        problems=list(run.problems),
+        known_methods=list(run.methods),
+        known_problems=list(run.problems),
+        methods=METHODS,
+        problems=PROBLEMS,
+        expected=EXPECTED,
         code=code_of("claims.py"),
     script:
         "../scripts/claims.py"
