@@ -20,7 +20,9 @@ def threads_of_variant(wildcards):
 
 
 def code_of_training(wildcards):
-    return code_of("train.py", f"variants.{wildcards.variant}")(wildcards)
+    return code_of("train.py", f"variants.{wildcards.variant}", "solvers.fast")(
+        wildcards
+    )
 
 
 rule train:
@@ -28,6 +30,7 @@ rule train:
     input:
         start=start_of,
         images=images_of("train"),
+        validation=images_of("validation"),
         splits="<results>/images/splits.json",
         kernels=kernels_of(run.trained_problems()),
     output:
@@ -56,6 +59,10 @@ rule train:
         spec=spec_of_variant,
         device=run.config["device"],
         training={k: TRAINING[k] for k in ("compile", "log_every", "checkpoint_every")},
+        validation={
+            key: run.config["tuning"][key]
+            for key in ("images", "iterations", "tolerance")
+        },
         processes=TRAINING["processes"],
         nodes=NODES,
         code=code_of_training,
