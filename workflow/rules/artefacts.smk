@@ -77,7 +77,7 @@ rule tables:
     output:
         [
             report(
-                f"<results>/tables/{{dataset}}/{table}.html",
+                "<results>/tables/{dataset}/" + f"{table}.html",
                 caption=f"../report/{table}.rst",
                 category="Tables",
                 labels={"dataset": "{dataset}", "table": table},
@@ -113,7 +113,7 @@ rule draw_scores:
     output:
         [
             report(
-                f"<results>/figures/{{dataset}}/{figure}.png",
+                "<results>/figures/{dataset}/" + f"{figure}.png",
                 caption=f"../report/figure_{figure}.rst",
                 category="Figures",
                 labels={"dataset": "{dataset}", "figure": figure},
