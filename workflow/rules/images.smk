@@ -11,21 +11,6 @@ localrules:
     inputs,
 
 
-def entry_of(wildcards):
-    return run.datasets[wildcards.dataset]
-
-
-def manifest_of(wildcards):
-    manifest = entry_of(wildcards).get("manifest")
-    return [ROOT / manifest] if manifest else []
-
-
-def smallest_of(wildcards):
-    """Pixels that an image's side must have."""
-    trained = wildcards.dataset in DATASETS["train"]
-    return run.config["training"]["crop"] if trained else SMALLEST_SCORED
-
-
 rule inputs:
     """Everything that needs the internet: after it, a cluster can work without."""
     input:
