@@ -120,13 +120,6 @@ def code_of_training(wildcards):
 
 
 # Tuning
-def weights_of_tuned(wildcards):
-    variant = run.variant_of(wildcards.method)
-    return (
-        [f"<results>/models/{wildcards.seed}/{variant}.safetensors"] if variant else []
-    )
-
-
 def kernels_of_tuned(wildcards):
     return kernels_of(run.tuned_problems(wildcards.method))
 
