@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 import zlib
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from threading import get_ident
+from unittest.mock import patch
 
 import h5py
 import numpy as np
@@ -18,6 +20,8 @@ import pytest
 import scipy.io
 import skimage
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from rerg import images
@@ -38,6 +42,7 @@ from rerg.images import (
 ROOT = Path(__file__).parents[1]
 REGISTRY = read_yaml(ROOT / "config" / "datasets.yaml")
 EMBEDDED = [name for name, entry in REGISTRY.items() if entry["source"] == "embedded"]
+READ_ONCE = cache(read_yaml)
 RNG = np.random.default_rng(0)
 
 
@@ -94,7 +99,8 @@ def test_registry_follows_its_schema():
         ({"pattern": "../other/*.png"}, "set5.pattern: expected"),
         ({"pattern": "all**.png"}, "set5.pattern: expected"),
         ({"pattern": None, "archive": ["https://a/b.zip"]}, "set5.pattern: missing"),
-        ({"folder": ""}, "set5.folder"),
+        ({"folder": ""}, "set5.folder: expected"),
+        ({"folder": "data\nset5"}, "set5.folder: expected"),
         ({"urls": ["https://a/{name}"]}, "set5.urls.0: expected"),
         ({"sha256": {7: "0" * 64}}, "set5.sha256: expected string"),
     ],
@@ -123,6 +129,18 @@ def test_manifests_hold_the_images_of_the_field():
         assert not set(a.values()) & set(b.values())
     assert {name.split("/")[0] for name in digests["bsds500-train-test"]} == {"train", "test"}
     assert {name.split("/")[0] for name in digests["bsds500-validation"]} == {"val"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("*./[]?!~a\0\n\u2028-{}") | st.characters(), max_size=6))
+def test_every_pattern_finds_images_or_is_one_line(pattern):
+    entry = {**REGISTRY["waterloo"], "pattern": pattern, "folder": str(ROOT / "config")}
+    try:
+        with patch("rerg.config.read_yaml", READ_ONCE):
+            check({"a": entry}, ROOT / "workflow/schemas/datasets.schema.yaml", "datasets.yaml")
+        assert images._list("a", entry)
+    except InputError as error:
+        assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize(
