@@ -22,7 +22,7 @@ ARTEFACTS = [
 FROM_THE_RUN = [
     *expand(
         "<results>/figures/{dataset}/examples.{suffix}",
-        dataset=DATASETS["test"],
+        dataset=DATASETS["test"] if run.config["examples"] else [],
         suffix=["pdf", "png"],
     ),
     *expand("<results>/figures/training.{suffix}", suffix=["pdf", "png"]),

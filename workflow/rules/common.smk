@@ -87,7 +87,7 @@ def manifest_of(wildcards):
 def smallest_of(wildcards):
     """Pixels that an image's side must have."""
     trained = wildcards.dataset in DATASETS["train"]
-    return run.config["training"]["crop"] if trained else SMALLEST_SCORED
+    return run.config["training"]["crop"] if trained else smallest(run)
 
 
 # Observations

@@ -1,8 +1,6 @@
 # Images, kernels and the backbone of LPIPS: fetched once, prepared once.
 IMAGE_SETS = [name for split in DATASETS.values() for name in split]
 KERNEL_SETS = run.kernel_sets(run.config["problems"])
-# SSIM has a window of 11 pixels, and AlexNet (LPIPS) needs 31.
-SMALLEST_SCORED = 32
 
 
 localrules:
