@@ -343,7 +343,7 @@ def test_an_image_is_not_too_large_for_pillow(tmp_path):
 def test_a_decoder_that_fails_in_its_own_way_is_one_line(tmp_path, monkeypatch):
     Image.fromarray(noise(9, 9, 3)).save(tmp_path / "a.png")
     for error, message in (
-        (struct.error("short"), "damaged image: short"),
+        (struct.error("too\nshort"), "damaged image: too short"),
         (IndexError("tag"), "damaged image: tag"),
         (MemoryError(), "does not fit into memory"),
     ):
@@ -534,11 +534,13 @@ def test_a_lock_of_another_process_does_not_keep_readers_out(tmp_path):
         assert Crops(path, 9, 1)(np.random.default_rng(0)).shape == (1, 3, 9, 9)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"text", "cut"])
+@pytest.mark.parametrize("content", [None, b"", b"text", "cut", "folder"])
 def test_a_prepared_file_that_is_none_is_named(tmp_path, content):
     path = prepared("set", folder_of(tmp_path / "in", a=noise(99, 99, 3)), tmp_path)
-    if content is None:
+    if content in (None, "folder"):
         path.unlink()
+        if content == "folder":
+            path.mkdir()
     else:
         path.write_bytes(path.read_bytes()[:3000] if content == "cut" else content)
     for read in (open_images, read_images, lambda p: Crops(p, 8, 1)):
@@ -648,6 +650,16 @@ def test_a_file_without_kernels_is_named(tmp_path, content, message):
         prepare_kernels("k", entry, tmp_path / "k.lock", tmp_path / "k.npz")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "k.npz").exists()
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_one_file_of_kernels_is_expected(tmp_path, count):
+    for number in range(count):
+        scipy.io.savemat(tmp_path / f"{number}.mat", cells(np.ones((3, 3))))
+    entry = {"source": "folder", "folder": str(tmp_path), "pattern": "*.mat"}
+    fetch("k", entry, tmp_path / "k.lock")
+    with pytest.raises(InputError, match=f"k: expected one file of kernels, found {count}"):
+        prepare_kernels("k", entry, tmp_path / "k.lock", tmp_path / "k.npz")
 
 
 # The rules
