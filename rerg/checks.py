@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rerg.config import InputError, closest
-from rerg.kernels import kernel_size
+from rerg.kernels import kernel_of, kernel_size
 
 if TYPE_CHECKING:
     from rerg.run import Run
@@ -53,12 +53,24 @@ def check_crop(run: "Run", source: str) -> None:
     crop = run.config["training"]["crop"]
     for name in run.trained_problems():
         spec = run.problem_spec(name)
-        size, fits = kernel_size(spec), crop // spec.factor * spec.factor
-        if size > fits:
+        size, factor = kernel_size(spec), spec.factor
+        if size > crop // factor * factor:
             raise InputError(
-                f"{source}: training.crop: expected at least {-(-size // spec.factor) * spec.factor}"
-                f" pixels, as {name} has a kernel of {size} x {size}, got {crop}"
+                f"{source}: training.crop: expected at least {-(-size // factor) * factor} pixels, "
+                f"as {name} has a kernel of {size} x {size}, got {crop}"
             )
+
+
+def check_kernels(run: "Run") -> None:
+    """Refuse kernels that are none, and files that are no entries with kernels."""
+    for name in run.config["problems"]:
+        spec, where = run.problem_spec(name), f"config/problems.yaml: {name}.kernel"
+        file = (spec.kernel or {}).get("file")
+        if file and "kernels" not in run.datasets.get(file, {"use": []})["use"]:
+            known = [key for key, entry in run.datasets.items() if "kernels" in entry["use"]]
+            raise InputError(f"{where}.file: unknown {file}{closest(file, known)}")
+        if spec.kernel and not file:
+            kernel_of(spec)
 
 
 def smallest(run: "Run") -> int:

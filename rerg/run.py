@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rerg.checks import check_classes, check_crop, check_name, typed
+from rerg.checks import check_classes, check_crop, check_kernels, check_name, typed
 from rerg.config import TIMEOUT, InputError, check, closest, origins, read_yaml
 from rerg.registry import solvers, variants
 from rerg.specs import EquilibriumSpec, ModelSpec, NetworkSpec, ProblemSpec
@@ -109,6 +109,7 @@ class Run:
         )
         self._add_baselines(files)
         self._check_names(files)
+        check_kernels(self)
         check_crop(self, origins(files)["training"])
 
     def _add_baselines(self, files: Sequence[str | Path]) -> None:
