@@ -113,9 +113,9 @@ def regret(evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Regret in dB of every RG within its procedure, problems x RGs, and its `spread` over seeds.
 
     Below the problems the rows `max` and `mean` over the problems that all RGs of the procedure
-    were run on, each with the ends `low` and `high` of its 95 % interval. A cell is empty where an
-    RG of the procedure lacks a value, as the best of them is then unknown, and so are the maximum
-    and the mean; with one image the ends are.
+    were run on, each with the ends `low` and `high` of its 95 % interval, cut at 0. A cell is empty
+    where an RG of the procedure lacks a value, as the best of them is then unknown, and so are the
+    maximum and the mean; with one image the ends are.
     """
     by_seed = evidence.by_seed().values()
     columns, spreads = {}, {}
@@ -126,7 +126,8 @@ def regret(evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:
             ("mean", evidence.mean_regret(rg)),
         ):
             column[name] = samples[0]
-            column[f"{name}_low"], column[f"{name}_high"] = evidence.interval(samples)
+            low, high = evidence.interval(samples)
+            column[f"{name}_low"], column[f"{name}_high"] = max(low, 0.0), high
         columns[rg] = column
         spreads[rg] = {
             **{p: spread([e.regret(rg, p)[0] for e in by_seed]) for p in evidence.compared(rg)},
