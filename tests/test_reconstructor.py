@@ -147,10 +147,6 @@ def test_a_linear_rg_restores_what_the_normal_equations_say(name):
             LinearPhysics(A=lambda x, **_: x[..., 0], A_adjoint=lambda y, **_: y),
             "makes (2, 3, 12) of (2, 3, 12, 12), but y is (2, 3, 12, 12)",
         ),
-        (
-            deepinv_physics.BlurFFT((3, 12, 12), filter=kernel(3).float()),
-            "computes in torch.float32, the network in torch.float64",
-        ),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_a_line(physics, fault):
@@ -173,6 +169,12 @@ def test_a_bad_observation_is_refused_in_a_line(y, sigma, fault):
     with pytest.raises(rerg.InputError) as error:
         linear_rg().restore(y, build_physics("decimation"), sigma)
     assert fault in str(error.value)
+
+
+def test_a_physics_of_another_precision_is_refused_in_a_line():
+    rg = linear_rg().float()
+    with pytest.raises(rerg.InputError, match=r"computes in torch.float64, the network in torch.f"):
+        rg.restore(image(1), build_physics("deblurring"), SIGMA)
 
 
 def test_no_weights_of_that_name():
