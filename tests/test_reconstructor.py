@@ -49,9 +49,10 @@ class Laplacian(nn.Module):
         return self.a * (x - 0.95 * sum(neighbours) / 4)
 
 
-def linear_rg(**options) -> rerg.RG:
+def linear_rg(network: nn.Module | None = None, **options) -> rerg.RG:
     options = {"iterations": 2000, "tolerance": 1e-11, **options}
-    return rerg.RG(Model(nn.ModuleDict({"rg": Laplacian()}), SPEC, {}), **options).double()
+    networks = nn.ModuleDict({"rg": network or Laplacian()})
+    return rerg.RG(Model(networks, SPEC, {}), **options).double()
 
 
 def image(batch: int, channels: int = 3, height: int = SIZE, width: int = SIZE) -> Tensor:
