@@ -86,9 +86,12 @@ def _describe(error) -> str:
         "maximum": lambda: f"expected at most {error.validator_value}",
         "exclusiveMaximum": lambda: f"expected less than {error.validator_value}",
     }.get(error.validator, lambda: error.message.splitlines()[0])
+    if "description" in error.schema:
+        expected = lambda: f"expected {error.schema['description']}"  # noqa: E731
     if error.validator in ("propertyNames", "pattern"):
         return f"{where or error.instance}: {expected()}".replace(": :", ":")
-    return f"{where}: {expected()}, got {json.dumps(error.instance, default=str)[:60]}"
+    got = f"{expected()}, got {json.dumps(error.instance, default=str)[:60]}"
+    return f"{where}: {got}" if where else got
 
 
 # A whole number written as a float would reach torch as one, and .nan passes every comparison.

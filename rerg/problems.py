@@ -22,66 +22,14 @@ from torch import Tensor, fft
 
 from rerg.config import InputError
 from rerg.files import Observed
+from rerg.kernels import kernel_of
 from rerg.specs import ProblemSpec
-
-KERNEL_SIZE = 25  # pixels; the blur kernels of PnP-ReG have this size
 
 
 def generator(dataset: str, problem: str, image: str) -> np.random.Generator:
     """The generator of an observation's noise and mask: it depends on these three names only."""
     name = f"{dataset}/{problem}/{image}".encode()
     return np.random.default_rng(int.from_bytes(hashlib.sha256(name).digest()[:16]))
-
-
-def _bicubic(t: np.ndarray, a: float) -> np.ndarray:
-    t = np.abs(t)
-    near = (a + 2) * t**3 - (a + 3) * t**2 + 1
-    far = a * (t**3 - 5 * t**2 + 8 * t - 4)
-    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
-
-
-def _gaussian(u: np.ndarray, v: np.ndarray, std: list[float], angle: float) -> np.ndarray:
-    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    along, across = c * v - s * u, s * v + c * u
-    return np.exp(-((along / std[0]) ** 2 + (across / std[1]) ** 2) / 2)
-
-
-def _motion(u: np.ndarray, v: np.ndarray, length: float, angle: float) -> np.ndarray:
-    """A segment of that length, antialiased: the weight falls linearly over one pixel."""
-    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    along, across = np.abs(c * v - s * u), np.abs(s * v + c * u)
-    beyond = np.maximum(along - (length - 1) / 2, 0)
-    return np.maximum(1 - np.hypot(across, beyond), 0)
-
-
-def kernel_of(spec: ProblemSpec, files: Mapping[str, Path | str] | None = None) -> np.ndarray:
-    """The kernel h (k, k) of a problem, float64, summing to 1.
-
-    Convention (docs/method.md, eq. 4): (h * x)[i] = Σ_j h[j] x[i - (j - k//2)]; tap j weighs the
-    pixel at offset k//2 - j. For a downsampling by f the kernel is centred on the block of f x f
-    pixels that a low-resolution pixel covers, at offset (f - 1)/2: a ramp stays a ramp and nothing
-    shifts.
-    `files` maps the names of kernel files to prepared files, with keys "0", "1", ...
-    """
-    kernel, factor = spec.kernel, spec.factor
-    if "file" in kernel:
-        content = np.load(files[kernel["file"]])
-        if str(kernel["index"]) not in content:
-            raise InputError(
-                f"config/problems.yaml: kernel {kernel}: expected an index below {len(content)}"
-            )
-        h = content[str(kernel["index"])]
-        return h / h.sum()
-    size = 6 * factor + 1 if "bicubic" in kernel else KERNEL_SIZE  # odd, and wider than h
-    offset = size // 2 - np.arange(size) - (factor - 1) / 2
-    u, v = np.meshgrid(offset, offset, indexing="ij")
-    if "bicubic" in kernel:
-        h = _bicubic(u / factor, kernel["bicubic"]) * _bicubic(v / factor, kernel["bicubic"])
-    elif "gaussian" in kernel:
-        h = _gaussian(u, v, kernel["gaussian"], kernel.get("angle", 0))
-    else:
-        h = _motion(u, v, kernel["motion"], kernel.get("angle", 0))
-    return h / h.sum()
 
 
 def _per_image(held: Tensor | None) -> bool:
