@@ -17,12 +17,12 @@ from rerg.specs import ProblemSpec
 
 FOLDER = Path(__file__).parent
 PICTURES = {  # problem: photograph, top-left corner
-    "den25": (data.chelsea, (60, 110)),
-    "blur16": (data.coffee, (60, 300)),
-    "sr2": (data.chelsea, (20, 180)),
-    "com80": (data.coffee, (190, 180)),
+    "den25": (data.chelsea, (36, 86)),
+    "blur16": (data.coffee, (36, 276)),
+    "sr2": (data.chelsea, (0, 156)),
+    "com80": (data.coffee, (20, 280)),
 }
-SIDE = 168
+SIDE, AROUND = 168, 24  # pixels that are shown, and that are cut off again
 
 
 def draw(weights: str) -> None:
@@ -30,23 +30,26 @@ def draw(weights: str) -> None:
     problems = read_yaml(FOLDER.parents[1] / "config" / "problems.yaml")
     columns = []
     for name, (photograph, (row, column)) in PICTURES.items():
-        pixels = photograph()[row : row + SIDE, column : column + SIDE]
-        x = torch.from_numpy(pixels).movedim(-1, 0)[None].float() / 255
         problem = Problem(ProblemSpec.of(name, problems[name]))
+        side, around = SIDE + 2 * AROUND, AROUND // problem.factor
+        pixels = photograph()[row : row + side, column : column + side]
+        x = torch.from_numpy(pixels).movedim(-1, 0)[None].float() / 255
         observed = problem.observe(x, [generator("docs", name, "0")])
+        y = observed.y[0, :, around:-around, around:-around]  # without what has wrapped around
         with tempfile.TemporaryDirectory() as scratch:
             given, out = Path(scratch, "given.png"), Path(scratch, "out.png")
-            write_photo(given, Photo(observed.y[0], bits=16))
+            write_photo(given, Photo(y, bits=16))
             options = ["--problem", name]
             if problem.operator == "mask":
-                mask = observed.physics.mask[0, 0].byte().numpy() * 255
+                mask = observed.physics.mask[0, 0, around:-around, around:-around]
+                mask = mask.byte().numpy() * 255
                 Image.fromarray(mask).save(Path(scratch, "mask.png"))
                 options += ["--mask", f"{scratch}/mask.png"]
             if status := main(
                 ["restore", str(given), *options, "-o", str(out), "--weights", weights]
             ):
                 sys.exit(status)
-            write_photo(given, Photo(observed.y[0]))
+            write_photo(given, Photo(y))
             pair = [Image.open(path).convert("RGB") for path in (given, out)]
         columns += [
             np.asarray(image.resize((SIDE, SIDE), Image.Resampling.NEAREST)) for image in pair
