@@ -23,8 +23,11 @@ TIMEOUT = 3600  # seconds that a baseline may take for a problem, where it state
 class InputError(ValueError):
     """A fault of the user's input: its text is one line that says where and what was expected."""
 
+    def __init__(self, text: str):
+        super().__init__(" ".join(text.splitlines()))  # a name of the user's may have several
 
-class _UniqueKeys(yaml.SafeLoader):
+
+class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """YAML without a key that stands twice in a mapping: the first would be lost silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:

@@ -106,10 +106,18 @@ class Evidence:
         self.methods = in_order(scores["method"], list(methods))
         self.problems = in_order(scores["problem"], problems)
         self.seeds = sorted(int(s) for s in scores["seed"].dropna().unique())
-        pairs = scores[["dataset", "image"]].drop_duplicates()
-        self.images = sorted(pairs.itertuples(index=False, name=None))
-        self._image = {pair: i for i, pair in enumerate(self.images)}
-        self._rows = dict(list(scores.groupby(["method", "problem"], sort=False)))
+        pairs = list(zip(scores["dataset"], scores["image"], strict=True))
+        self.images = sorted(set(pairs))
+        # Where each row stands in a table (seeds, images); -1 for one without a seed.
+        of_image = {pair: i for i, pair in enumerate(self.images)}
+        of_seed = {s: i for i, s in enumerate(self.seeds)}
+        self._image = np.array([of_image[pair] for pair in pairs])
+        self._seed = np.array([-1 if pd.isna(s) else of_seed[int(s)] for s in scores["seed"]])
+        self._present = np.ones(len(scores), bool)
+        if "absent" in scores:
+            self._present = ~scores["absent"].to_numpy(bool)
+        self._rows = scores.groupby(["method", "problem"], sort=False).indices
+        self._columns: dict[str, np.ndarray] = {}
         self.procedures = procedures(self.methods, methods)
         self.missing = {key for key in self._rows if not self._whole(*key)}
         self.destroyed = _destroyed(scores)
@@ -129,13 +137,12 @@ class Evidence:
 
     def rows(self, method: str, problem: str) -> pd.DataFrame:
         """The rows of a method on a problem, of all seeds and images."""
-        return self._rows[method, problem]
+        return self.scores.iloc[self._rows[method, problem]]
 
     def _whole(self, method: str, problem: str) -> bool:
         rows = self._rows[method, problem]
-        present = rows if "absent" not in rows else rows[~rows["absent"]]
-        seeds = len(self.seeds) if rows["seed"].notna().any() else 1
-        return len(present) == seeds * len(self.images)
+        seeds = len(self.seeds) if (self._seed[rows] >= 0).any() else 1
+        return self._present[rows].sum() == seeds * len(self.images)
 
     def cells(self, method: str, problem: str, column: str) -> np.ndarray:
         """A column of a method on a problem, (seeds, images), one row for a method without seeds.
@@ -149,16 +156,14 @@ class Evidence:
         return self._cells[key]
 
     def _tabulated(self, method: str, problem: str, column: str) -> np.ndarray:
+        if column not in self._columns:
+            self._columns[column] = self.scores[column].to_numpy("float64", na_value=math.nan)
         rows = self._rows[method, problem]
-        seeds = rows["seed"]
-        with_seeds = bool(seeds.notna().any())
-        table = np.full((len(self.seeds) if with_seeds else 1, len(self.images)), math.nan)
-        if with_seeds and seeds.isna().any():
-            return table
-        of_seed = {s: i for i, s in enumerate(self.seeds)}
-        lines = [of_seed[int(s)] for s in seeds] if with_seeds else [0] * len(rows)
-        columns = [self._image[p] for p in zip(rows["dataset"], rows["image"], strict=True)]
-        table[lines, columns] = rows[column].astype("float64")
+        with_seed = self._seed[rows] >= 0
+        lines = len(self.seeds) if with_seed.any() else 1
+        table = np.full((lines, len(self.images)), math.nan)
+        if not with_seed.any() or with_seed.all():
+            table[np.maximum(self._seed[rows], 0), self._image[rows]] = self._columns[column][rows]
         return np.minimum(table, CAP) if column == "psnr" and method != TRUTH else table
 
     def average(self, cells: np.ndarray) -> np.ndarray:

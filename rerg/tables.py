@@ -228,7 +228,9 @@ def write_table(
     text = plain.to_csv(float_format="%.7g", lineterminator="\n")
     _write(folder / f"{name}.csv", text)
 
-    levels = table.index.names
+    levels, values = table.index.names, table.to_numpy("float64")
+    deviations = np.full_like(values, math.nan) if spreads is None else spreads.to_numpy("float64")
+    places = np.full(values.shape, "") if marked is None else marked.to_numpy()
     for suffix, style in (("md", _MARKDOWN), ("tex", _LATEX), ("html", _HTML)):
         head = [style["head"](columns.get(column, column)) for column in [*levels, *table.columns]]
         body = []
@@ -240,11 +242,9 @@ def write_table(
             ]
             for j, column in enumerate(table.columns):
                 form = formats if isinstance(formats, str) else formats[column]
-                mark = "" if marked is None else marked.iloc[i, j]
-                cell = _cell(table.iloc[i, j], form, mark, style)
-                deviation = math.nan if spreads is None else spreads.iloc[i, j]
-                if cell and math.isfinite(deviation):
-                    cell += style["text"](f" ± {form.format(deviation)}")
+                cell = _cell(values[i, j], form, places[i, j], style)
+                if cell and math.isfinite(deviations[i, j]):
+                    cell += style["text"](f" ± {form.format(deviations[i, j])}")
                 row.append(cell)
             body.append(row)
         text = style["table"](head, body, len(levels), [style["text"](note) for note in notes])

@@ -205,7 +205,7 @@ def restorations_of(wildcards):
 def provenance_of(wildcards):
     """What the run says of its table; of a stored one, if it came along."""
     path = Path(workflow.pathvars.apply(PROVENANCE))
-    return [] if run.config["stored"] and not path.exists() else [PROVENANCE]
+    return [] if run.config["stored"] and not path.exists() else PROVENANCE
 
 
 def restorations_of_examples(wildcards):
