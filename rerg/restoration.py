@@ -17,6 +17,7 @@ from rerg.devices import peak_memory_mb
 from rerg.files import Restored, read_restored, write_restored
 from rerg.iteration import Solution
 from rerg.maps import Map, ProximalGradient
+from rerg.metrics import psnr
 from rerg.models import Model
 from rerg.problems import Observation, batch
 from rerg.registry import load
@@ -25,11 +26,6 @@ from rerg.specs import digest
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5  # relative; float32 arithmetic may exceed an equality of the bound by this much
-
-
-def psnr(x: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image of a batch in dB, peak 1, no clipping, (B,)."""
-    return -10 * torch.log10((x - truth).square().flatten(1).mean(1))
 
 
 def trace_grid(iterations: int) -> set[int]:
@@ -135,6 +131,7 @@ def restore_batch(
             "seconds": seconds,
             "peak_memory_mb": peak_memory_mb(device),
             "device": device.type,
+            "destroyed": model.about.get("destroyed", ""),
         }
         for i in range(len(x))
     ]

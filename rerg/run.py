@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rerg.checks import check_classes, check_crop, check_kernels, check_name, typed
 from rerg.config import TIMEOUT, InputError, check, closest, origins, read_yaml
 from rerg.registry import solvers, variants
 from rerg.specs import EquilibriumSpec, ModelSpec, NetworkSpec, ProblemSpec
@@ -92,8 +93,10 @@ class Run:
     def __init__(self, config: Mapping, root: Path, *files: str | Path):
         """config: merged from `files`, which faults are ascribed to; root: of the repository."""
         folder, self._schemas = root / "config", root / "workflow" / "schemas"
-        check(config, _schema(self._schemas / "config.schema.yaml"), *files)
-        self.config = dict(config)
+        origins(files)  # Snakemake reads them too, but a key that stands twice it loses
+        schema = _schema(self._schemas / "config.schema.yaml")
+        self.config = typed(dict(config), schema)
+        check(self.config, schema, *files)
         registries = {}
         for name in ("problems", "datasets"):
             path = folder / f"{name}.yaml"
@@ -102,10 +105,12 @@ class Run:
         self.problems, self.datasets = registries.values()
         self.methods: dict[str, dict] = trained_methods()
         self.baselines = find_baselines(
-            [root / "workflow" / "baselines", *map(Path, config["baselines"])]
+            [root / "workflow" / "baselines", *map(Path, self.config["baselines"])]
         )
         self._add_baselines(files)
         self._check_names(files)
+        check_kernels(self)
+        check_crop(self, origins(files)["training"])
 
     def _add_baselines(self, files: Sequence[str | Path]) -> None:
         described = {}
@@ -117,6 +122,8 @@ class Run:
             described[name, f"{origins(files)['deepinv']}: deepinv.{name}"] = settings
         for (name, where), settings in described.items():
             check(settings, self._schemas / "baseline.schema.yaml", where)
+            check_name(name, where)
+            check_classes(settings, where)
             if name in self.methods:
                 raise InputError(f"{where}: {name} is the name of another method")
             self.methods[name] = self._baseline(name, settings, where)

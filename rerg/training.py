@@ -28,8 +28,6 @@ from rerg.specs import ModelSpec
 
 log = logging.getLogger(__name__)
 
-COLLAPSED = 0.5  # share of images without a fixed point, over the last fifth of the training
-
 
 @dataclass(frozen=True)
 class TrainingJob:
@@ -265,18 +263,3 @@ def train_job(job: TrainingJob, group: Group | None = None) -> tuple[nn.ModuleDi
         compiled=job.compile,
         sources=sources,
     )
-
-
-def summary(spec: ModelSpec, rows: list[dict]) -> dict:
-    """What goes beside the weights of the training: its steps, its end, and whether it collapsed.
-
-    `lost` is the share of images without a fixed point over the last fifth of the training, None
-    for a variant without solves; `collapsed` says that it exceeds one half.
-    """
-    tail = [row["lost"] for row in rows[-max(len(rows) // 5, 1) :] if "lost" in row]
-    lost = float(np.mean(tail)) if tail else None
-    collapsed = lost is not None and lost > COLLAPSED
-    if collapsed:
-        log.warning("%s collapsed: %.0f %% of the images lost", spec.variant, 100 * lost)
-    last = {key: rows[-1][key] for key in ("step", "evaluations", "seconds")}
-    return {**last, "lost": lost, "collapsed": collapsed}

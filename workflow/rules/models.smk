@@ -6,28 +6,12 @@ NODES = TRAINING["nodes"]
 SEVERAL_NODES = {"nodes": NODES, "tasks": NODES, "tasks_per_gpu": 0, "mpi": "srun"}
 
 
-def start_of(wildcards):
-    start = run.config["variants"][wildcards.variant].get("start")
-    return [f"<results>/models/{wildcards.seed}/{start}.safetensors"] if start else []
-
-
-def spec_of_variant(wildcards):
-    return run.model_spec(wildcards.variant, int(wildcards.seed))
-
-
-def threads_of_variant(wildcards):
-    return run.config["variants"][wildcards.variant]["threads"]
-
-
-def code_of_training(wildcards):
-    return code_of("train.py", f"variants.{wildcards.variant}")(wildcards)
-
-
 rule train:
     """One variant with one seed, trained until its budget of network evaluations is spent."""
     input:
         start=start_of,
         images=images_of("train"),
+        validation=images_of("validation"),
         splits="<results>/images/splits.json",
         kernels=kernels_of(run.trained_problems()),
     output:
@@ -56,6 +40,10 @@ rule train:
         spec=spec_of_variant,
         device=run.config["device"],
         training={k: TRAINING[k] for k in ("compile", "log_every", "checkpoint_every")},
+        validation={
+            key: run.config["tuning"][key]
+            for key in ("images", "iterations", "tolerance")
+        },
         processes=TRAINING["processes"],
         nodes=NODES,
         code=code_of_training,
