@@ -3,8 +3,11 @@
 Parsed by every Snakemake process: no torch.
 """
 
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,21 @@ def find_baselines(folders: Sequence[Path]) -> dict[str, Path]:
                     raise InputError(f"{path}: {found[path.name]} has this name already")
                 found[path.name] = path
     return found
+
+
+def lacks(settings: Mapping) -> str:
+    """What a method needs and this machine lacks, in words; "" where it lacks nothing.
+
+    settings: of the method; a denoiser that is no variant is a file.
+    """
+    needs, denoiser = settings.get("needs", {}), settings.get("denoiser", "")
+    files = needs.get("files", []) + [denoiser] * (denoiser not in ("", *variants()))
+    missing = [
+        *(f"the program {name}" for name in needs.get("programs", []) if not shutil.which(name)),
+        *(f"the package {name}" for name in needs.get("packages", []) if not find_spec(name)),
+        *(f"the file {name}" for name in files if not Path(os.path.expandvars(name)).exists()),
+    ]
+    return " and ".join(missing)
 
 
 def _known(names: Sequence[str], known, source: str, key: str, kind: str) -> None:
@@ -196,6 +214,11 @@ class Run:
             model = self.variant_of(method)
             if model and model not in self.weights:
                 known([model], config["variants"], "variants", "variant")
+            if (missing := lacks(settings)) and not config["stored"]:
+                key = "methods" if method in config["methods"] else "comparisons"
+                raise InputError(
+                    f"{source[key]}: {key}: {method} needs {missing}, not found on this machine"
+                )
 
     @property
     def name(self) -> str:
