@@ -1,8 +1,11 @@
 """What the tests share: one thread, the problems of the config, clean images, a trained RG."""
 
 import tempfile
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,8 @@ import yaml
 from deepinv.physics import Inpainting
 
 from rerg.problems import Problem, generator
+from rerg.registry import variants
+from rerg.specs import EquilibriumSpec, ModelSpec, NetworkSpec, ProblemSpec
 from rerg.training import train
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def problem_of(name: str) -> Problem:
     """A problem of config/problems.yaml."""
-    return Problem(name, PROBLEMS[name], KERNELS)
+    return Problem(ProblemSpec.of(name, PROBLEMS[name]), KERNELS)
 
 
 def clean_images(batch: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -78,27 +83,47 @@ def dense(physics, like: torch.Tensor) -> torch.Tensor:
     return physics.A(basis).flatten(2).flatten(0, 1).T
 
 
-def spec_of(variant: str, evaluations: int, **settings) -> dict:
-    """A small training spec on every trained problem without files, as the rules write it."""
-    return {
-        "variant": variant,
-        "settings": {"evaluations": evaluations, "learning_rate": 1e-3, "beta": 0.05, **settings},
-        "network": {"channels": [8, 8, 16, 16], "blocks": 1, "scale": 400},
-        "training": {"crop": 32, "batch": 4, "clip": 1.0, "precision": "float32"},
-        "equilibrium": {
-            "iterations": 30,
-            "tolerance": 1e-3,
-            "backward_iterations": 10,
-            "backward_tolerance": 1e-2,
-            "lost_above": 0.1,
-        },
-        "problems": {
-            name: entry
-            for name, entry in PROBLEMS.items()
-            if entry["trained"] and "file" not in entry.get("kernel", {})
-        },
-        "seed": 0,
-    }
+def spec_of(variant: str, evaluations: int, **changes) -> ModelSpec:
+    """A small training on every trained problem without files; changes: fields of the spec."""
+    return replace(
+        ModelSpec(
+            variant=variant,
+            seed=0,
+            start="",
+            evaluations=evaluations,
+            learning_rate=1e-3,
+            halve_every=0,
+            crop=32,
+            batch=4,
+            clip=1.0,
+            precision="float32",
+            network=NetworkSpec((8, 8, 16, 16), blocks=1, scale=400.0),
+            equilibrium=EquilibriumSpec(
+                iterations=30,
+                tolerance=1e-3,
+                backward_iterations=10,
+                backward_tolerance=1e-2,
+                lost_above=0.1,
+            ),
+            problems=tuple(
+                ProblemSpec.of(name, entry)
+                for name, entry in PROBLEMS.items()
+                if entry["trained"] and "file" not in entry.get("kernel", {})
+            ),
+            parameters=variants()[variant].parameters,
+        ),
+        **changes,
+    )
+
+
+def write_images(path: Path, images: torch.Tensor) -> None:
+    """Images (B, 3, H, W) as a prepared file, with the ids "0", "1", ..."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for i, image in enumerate(images):
+            pixels = (255 * image).round().byte().permute(1, 2, 0).numpy()
+            file[str(i)] = pixels
+            file[str(i)].attrs["pixels"] = sha256(pixels.tobytes()).hexdigest()
 
 
 def crops(rng: np.random.Generator) -> torch.Tensor:

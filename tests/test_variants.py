@@ -9,13 +9,14 @@ import torch
 from conftest import clean_images, crops, problem_of, spec_of
 from torch import nn
 
+from rerg.batch import LEVEL, Batch
 from rerg.bound import probes, surrogate
-from rerg.equilibrium import ADMM, GradientDescent, ProximalGradient
+from rerg.maps import ADMM, ProximalGradient
+from rerg.models import build, start_from
 from rerg.problems import generator
-from rerg.training import build_networks, draw_batch, settings_of, start_from, take_step
-from rerg.variants import VARIANTS, Batch, module, reconstruction_loss, restoring_map
-
-SETTINGS = settings_of(spec_of("rerg", 100))
+from rerg.reconstruction import reconstruction_loss
+from rerg.registry import load, variants
+from rerg.training import draw_batch, optimizer_of, take_step
 
 
 def fixed_batch(problem="den25", step=0, count=2):
@@ -24,51 +25,66 @@ def fixed_batch(problem="den25", step=0, count=2):
     return Batch(truth, described.observe(truth, rngs), np.random.default_rng(0), step)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+def loss_of(variant, networks, batch, **changes):
+    """The loss of a variant and its log."""
+    return load("variants", variant).loss(networks, batch, spec_of(variant, 100, **changes))
+
+
+@pytest.mark.parametrize("variant", variants())
 def test_loss_falls_on_a_fixed_batch_and_weights_change(variant, trained):
     spec = spec_of(variant, 100)
-    networks = build_networks(spec)
+    networks = build(spec)
     start_from(networks, trained)
     before = copy.deepcopy(networks.state_dict())
-    optimizer = torch.optim.Adam(networks.parameters(), lr=2e-4)
+    optimizer = optimizer_of(networks, 2e-4)
     rows = []
     for _ in range(8):
         batch = draw_batch(crops, [problem_of("blur16")], 0, 0)  # with the same noise and probes
-        rows.append(take_step(variant, networks, optimizer, batch, settings_of(spec), 1.0))
+        rows.append(take_step(spec, networks, optimizer, batch))
     assert all(row["skipped"] == 0 for row in rows)
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert not any(torch.equal(before[k], v) for k, v in networks.state_dict().items())
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_variant_is_its_loss_and_its_networks(variant):
-    """Every network has the same body, with or without a noise map, from the same seed."""
-    own = {
-        k
-        for k, v in vars(module(variant)).items()
-        if getattr(v, "__module__", 0) in (f"rerg.variants.{variant}", 0) and not k.startswith("_")
-    }
-    assert own - {"WEIGHT", "F"} == {"NETWORKS", "loss"}
-    networks = build_networks(spec_of(variant, 100))
-    assert {k: v.conditioned for k, v in networks.items()} == module(variant).NETWORKS
-    reference = build_networks(spec_of("red", 100))["rg"].state_dict()
-    if "rg" in networks:
-        assert all(torch.equal(reference[k], v) for k, v in networks["rg"].state_dict().items())
+@pytest.mark.parametrize("variant", variants())
+def test_a_step_depends_on_its_batch_and_its_spec_alone(variant, trained):
+    """No variant keeps a state of its own, trains on the side, or draws from a global generator."""
+    spec, ends = spec_of(variant, 100), []
+    for _ in range(2):
+        networks = build(spec)
+        start_from(networks, trained)
+        optimizer = optimizer_of(networks, 1e-3)
+        for step in range(2):
+            batch = draw_batch(crops, [problem_of("sr2")], 0, step)
+            clean = batch.truth.clone()
+            take_step(spec, networks, optimizer, batch)
+            assert torch.equal(batch.truth, clean)
+        ends.append(torch.cat([p.detach().flatten() for p in networks.parameters()]))
+        torch.manual_seed(1)
+    assert torch.equal(*ends)
 
 
 def test_red_is_zero_for_a_network_that_sees_the_noise():
     batch = fixed_batch()
-    loss, _ = module("red").loss({"rg": lambda u: u - batch.truth}, batch, SETTINGS)
-    assert loss.item() == pytest.approx(0, abs=1e-12)
-    nothing, _ = module("red").loss({"rg": torch.zeros_like}, fixed_batch(), SETTINGS)
-    assert nothing.item() == pytest.approx((50 / 255) ** 2 / 3, rel=0.9)  # E σ² of U(0, 50/255)
+    value, _ = loss_of("red", {"rg": lambda u: u - batch.truth}, batch)
+    assert value.item() == pytest.approx(0, abs=1e-12)
+
+
+def test_red_is_the_power_of_the_noise_for_a_network_that_sees_nothing():
+    """Each image has a level of its own, whose square is the mean of U(0, 50/255)'s over many."""
+    value, _ = loss_of("red", {"rg": torch.zeros_like}, fixed_batch(count=4))
+    levels = fixed_batch(count=4).levels()
+    assert value.item() == pytest.approx(levels.square().mean().item(), rel=0.05)
+    assert len(set(levels.flatten().tolist())) == 4 and 0 < levels.min() < levels.max() < LEVEL
+    many = Batch(torch.zeros(4000, 1, 1, 1), None, np.random.default_rng(0), 0).levels()
+    assert many.square().mean().item() == pytest.approx((50 / 255) ** 2 / 3, rel=0.05)
 
 
 @pytest.mark.parametrize("step", [0, 1])
 def test_rg_by_hand(step):
     """δ‖D - x̂‖₁ + 0.004‖s²R(D) - (x̂ + n - D)‖² with R = 400 N and both levels drawn again."""
-    networks = build_networks(spec_of("rg", 100))
-    value, _ = module("rg").loss(networks, fixed_batch(step=step), SETTINGS)
+    networks = build(spec_of("rg", 100))
+    value, _ = loss_of("rg", networks, fixed_batch(step=step))
     batch = fixed_batch(step=step)
     level = batch.levels()
     noisy = batch.truth + level * batch.normal()
@@ -82,8 +98,8 @@ def test_rg_by_hand(step):
 
 
 def test_rg1_is_the_surrogate():
-    networks = build_networks(spec_of("rg1", 100))
-    value, _ = module("rg1").loss(networks, fixed_batch("sr2"), SETTINGS)
+    networks = build(spec_of("rg1", 100))
+    value, _ = loss_of("rg1", networks, fixed_batch("sr2"))
     batch = fixed_batch("sr2")
     T = ProximalGradient(networks["rg"], batch.observation, 400)
     expected = surrogate(T, batch.truth, probes(batch.truth, batch.observation.x0, batch.rng))
@@ -93,7 +109,7 @@ def test_rg1_is_the_surrogate():
 def test_deqgd_in_closed_form():
     """N(x) = x - x̂ has the equilibrium prox_{(c/λ)F}(x̂): for denoising (x̂ + ty)/(1 + t)."""
     batch = fixed_batch("den25")
-    value, log = module("deqgd").loss({"rg": lambda x: x - batch.truth}, batch, SETTINGS)
+    value, log = loss_of("deqgd", {"rg": lambda x: x - batch.truth}, batch)
     t = 1 / (400 * (25 / 255) ** 2)
     assert value.item() == pytest.approx((t / (1 + t)) ** 2, rel=1e-3)
     assert log["converged"] == 1 and log["lost"] == 0
@@ -103,9 +119,9 @@ def test_rerg_is_deqgd_and_the_bound(trained):
     """Its loss exceeds deqgd's by β times the surrogate, and is deqgd's where β = 0."""
     values = {}
     for beta in (0.0, 0.05, 0.5):
-        settings = settings_of(spec_of("rerg", 100, beta=beta))
-        values[beta], log = module("rerg").loss(trained, fixed_batch("sr2"), settings)
-    deqgd, _ = module("deqgd").loss(trained, fixed_batch("sr2"), SETTINGS)
+        parameters = {"beta": beta}
+        values[beta], log = loss_of("rerg", trained, fixed_batch("sr2"), parameters=parameters)
+    deqgd, _ = loss_of("deqgd", trained, fixed_batch("sr2"))
     assert values[0.0].item() == pytest.approx(deqgd.item(), rel=1e-6)
     for beta in (0.05, 0.5):
         assert values[beta].item() == pytest.approx(deqgd.item() + beta * log["bound"], rel=1e-5)
@@ -114,10 +130,10 @@ def test_rerg_is_deqgd_and_the_bound(trained):
 def test_beta_changes_the_gradient(trained):
     gradients = []
     for beta in (0.0, 0.5):
-        networks = build_networks(spec_of("rerg", 100))
+        networks = build(spec_of("rerg", 100))
         start_from(networks, trained)
-        settings = settings_of(spec_of("rerg", 100, beta=beta))
-        value, _ = module("rerg").loss(networks, fixed_batch("sr2"), settings)
+        parameters = {"beta": beta}
+        value, _ = loss_of("rerg", networks, fixed_batch("sr2"), parameters=parameters)
         value.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in networks.parameters()]))
     assert (gradients[0] - gradients[1]).norm() > 1e-3 * gradients[0].norm()
@@ -132,28 +148,34 @@ def test_mtdeq_tells_its_denoiser_the_sigma_of_the_problem():
             told.add(level)
             return u - batch.truth
 
-        value, log = module("mtdeq").loss({"denoiser": N}, batch, SETTINGS)
+        value, log = loss_of("mtdeq", {"denoiser": N}, batch)
         assert told == {problem_of(problem).sigma}
         if problem == "den25":
             assert log["converged"] == 1 and value.item() < 1e-3
 
 
-@pytest.mark.parametrize("variant", ["deqgd", "rerg", "mtdeq"])
-def test_lost_images_are_left_out(variant):
+@pytest.mark.parametrize("kind", [ProximalGradient, ADMM])
+def test_lost_images_are_left_out(kind):
     """The second image's map repels: the loss is the first one's, and the log says so."""
-    batch = fixed_batch("den25")
+    batch, spec = fixed_batch("den25"), spec_of("rerg", 100).equilibrium
 
-    def N(x, level=None):
-        repels = torch.arange(len(x)).view(-1, 1, 1, 1) == 1 if len(x) == 2 else True
-        return torch.where(torch.as_tensor(repels), -9 * x - 1, x - batch.truth[:1])
+    def N(x):
+        repels = torch.arange(len(x)).view(-1, 1, 1, 1) == 1
+        return torch.where(repels, -9 * x - 1, x - batch.truth[:1])
 
-    settings = settings_of(spec_of(variant, 100, beta=0.0))
-    T = restoring_map(variant, {"rg": N, "denoiser": N}, batch.observation, 400, "fast")
-    value, _, log = reconstruction_loss(Unshrinkable(T), batch, settings)
-    assert log["lost"] == 0.5 and math.isfinite(value.item())
-    sound = {"rg": lambda x: x - batch.truth[:1], "denoiser": lambda x, _: x - batch.truth[:1]}
+    def sound(x):
+        return x - batch.truth[:1]
+
+    def map_of(network, observation):
+        D = (lambda u: u - network(u)) if kind is ADMM else network
+        return kind(D, observation, 400)
+
+    T = Unshrinkable(map_of(N, batch.observation))
+    value, _, log = reconstruction_loss(T, batch, spec)
+    assert log["lost"] == 0.5
     first = Batch(batch.truth[:1], batch.observation[torch.tensor([0])], batch.rng, 0)
-    alone, _ = module(variant).loss(sound, first, settings)
+    alone, _, log = reconstruction_loss(map_of(sound, first.observation), first, spec)
+    assert log["lost"] == 0
     assert value.item() == pytest.approx(alone.item(), rel=1e-2, abs=1e-4)
 
 
@@ -180,10 +202,10 @@ def test_without_any_fixed_point_deqgd_skips_and_rerg_learns_from_the_bound():
     networks = nn.ModuleDict({"rg": Repelling()})
     before = networks["rg"].w.item()
     optimizer = torch.optim.Adam(networks.parameters(), lr=1e-2)
-    row = take_step("deqgd", networks, optimizer, fixed_batch(), SETTINGS, 1.0)
+    row = take_step(spec_of("deqgd", 100), networks, optimizer, fixed_batch())
     assert row["skipped"] == 1 and row["lost"] == 1 and math.isnan(row["loss"])
     assert networks["rg"].w.item() == before
-    row = take_step("rerg", networks, optimizer, fixed_batch(), SETTINGS, 1.0)
+    row = take_step(spec_of("rerg", 100), networks, optimizer, fixed_batch())
     assert row["skipped"] == 0 and row["lost"] == 1
     assert networks["rg"].w.item() > before  # towards a contraction
 
@@ -199,7 +221,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing():
 
     networks = nn.ModuleDict({"rg": Poisoned()})
     optimizer = torch.optim.Adam(networks.parameters(), lr=1e-2)
-    row = take_step("red", networks, optimizer, fixed_batch(), SETTINGS, 1.0)
+    row = take_step(spec_of("red", 100), networks, optimizer, fixed_batch())
     assert row["skipped"] == 1 and networks["rg"].w.item() == 1.0
 
 
@@ -209,16 +231,7 @@ def test_flat_images_without_noise_do_not_swamp_the_loss():
     observation = described.observe(truth, [generator("a", "b", "c")] * 2)
     assert (observation.x0 - truth).abs().max() < 1e-5
     batch = Batch(truth, observation, np.random.default_rng(0), 0)
-    networks = build_networks(spec_of("deqgd", 100))
-    value, _ = module("deqgd").loss(networks, batch, SETTINGS)
-    assert value is None or value.item() < 1e4
-
-
-def test_restoring_map_of_every_solver():
-    batch = fixed_batch()
-    networks = build_networks(spec_of("rg", 100))
-    kinds = [
-        type(restoring_map(variant, networks, batch.observation, 400, solver))
-        for variant, solver in (("rg", "fast"), ("rg", "gd"), ("rg", "adam"), ("mtdeq", "fast"))
-    ]
-    assert kinds == [ProximalGradient, GradientDescent, GradientDescent, ADMM]
+    off = 3 / 255  # the equilibrium is x̂ + off, as what N leaves is left by the data too
+    value, log = loss_of("deqgd", {"rg": lambda x: x - truth - off}, batch)
+    assert log["lost"] == 0
+    assert 0 < value.item() < 3**2  # (3 grey levels, less what the data take)² over one's
