@@ -18,8 +18,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import ROOT, Row, Workload, machine, rows_of
+from benchmarks.measure import ROOT, Row, Workload, rows_of
 from rerg.config import InputError
+from rerg.provenance import machine
 
 NAMES = ("solvers", "pnp_reg", "deq", "network", "growth", "overhead")
 
@@ -64,7 +65,7 @@ def main() -> None:
     found, seconds = [], {}
     spawn = multiprocessing.get_context("spawn")
     try:
-        about = {"machine": machine(), "run": str(given.run), "spec": work.spec}
+        about = {"machine": machine(), "run": str(given.run), "spec": asdict(work.spec)}
         with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
             for name in given.names or NAMES:
                 began = time.perf_counter()
@@ -77,7 +78,8 @@ def main() -> None:
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(content, indent=1) + "\n")
     print(table(found))
-    print(f"\n{machine()['cpu']}, {machine()['cores']} cores, torch {torch.__version__}, ", end="")
+    print(f"\n{machine()['processor']}, {machine()['cores']} cores, ", end="")
+    print(f"torch {torch.__version__}, ", end="")
     print(f"{sum(seconds.values()):.0f} s; written to {given.json}")
 
 

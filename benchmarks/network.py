@@ -24,10 +24,10 @@ from benchmarks.measure import (
     timed_row,
 )
 from rerg.config import read_yaml
+from rerg.maps import ProximalGradient
 from rerg.networks import UNet
 from rerg.problems import Problem
-from rerg.restoration import solve
-from rerg.variants import restoring_map
+from rerg.registry import load
 
 
 class Stopwatch:
@@ -86,9 +86,9 @@ def share_of(
     _, observation = work.observe(problem, count, size)
     inside, whole = np.empty(rounds), np.empty(rounds)
     for i in range(-1, rounds):  # the first warms up
-        T = restoring_map(work.variant, {"rg": network}, observation, work.scale, "fast")
+        T = ProximalGradient(network, observation, work.scale)
         watch.seconds = 0.0
-        whole[i] = seconds_of(lambda T=T: solve(T, "fast", options))
+        whole[i] = seconds_of(lambda T=T: load("solvers", "fast").solve(T, **options))
         inside[i] = watch.seconds
     watch.remove()
     return Row(

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -43,6 +44,7 @@ def machine() -> dict:
         "system": platform.platform(),
         "python": platform.python_version(),
         "processor": cpu,
+        "cores": os.cpu_count(),
         "memory_gib": memory,
     }
 

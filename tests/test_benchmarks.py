@@ -9,18 +9,18 @@ import pytest
 import torch
 from conftest import ROOT, clean_images, spec_of
 
-from rerg.equilibrium import dihedral, dihedral_inverse
-from rerg.networks import save_weights
+from rerg.models import save
+from rerg.solvers.adam import dihedral, dihedral_inverse
 
 
 @pytest.fixture(scope="module")
 def run(trained, tmp_path_factory) -> Path:
     """A finished run as far as benchmarks read it: 100 s, of which 60 trained and 20 restored."""
     folder = tmp_path_factory.mktemp("results") / "run"
-    (folder / "models").mkdir(parents=True)
-    spec = spec_of("rg1", 1000)
-    save_weights(folder / "models" / "rg1.safetensors", trained, {"spec": spec})
-    pd.DataFrame({"seconds": [30.0, 60.0]}).to_csv(folder / "models" / "rg1.training.csv")
+    models = folder / "models" / "0"
+    models.mkdir(parents=True)
+    save(models / "rg1.safetensors", trained, spec_of("rg1", 1000), {})
+    pd.DataFrame({"seconds": [30.0, 60.0]}).to_csv(models / "rg1.training.csv")
     pd.DataFrame({"seconds": [15.0, 5.0, None]}).to_csv(folder / "scores.csv")
     files = [path for path in folder.rglob("*") if path.is_file()]
     for age, path in enumerate(files):
@@ -77,5 +77,5 @@ def test_the_plain_loop_turns_as_ours(bench):
 
 
 def test_no_run_is_said_in_a_line(bench, tmp_path):
-    with pytest.raises(ValueError, match=r"rg1\.json: no such file; expected the folder of"):
+    with pytest.raises(ValueError, match=r"rg1\.json: no such file, needed to load rg1"):
         bench("measure").Workload(tmp_path, "rg1").spec  # noqa: B018
