@@ -22,6 +22,7 @@ from torch import Tensor, fft
 from rerg.config import InputError
 from rerg.files import Observed
 from rerg.kernels import kernel_of
+from rerg.precision import tf32
 from rerg.specs import ProblemSpec
 
 
@@ -52,7 +53,8 @@ class Observation:
     @cached_property
     def back_projection(self) -> Tensor:
         """Aᵀ y."""
-        return self.physics.A_adjoint(self.y)
+        with tf32(False):  # deepinv's downsampling convolves
+            return self.physics.A_adjoint(self.y)
 
     @cached_property
     def spectrum(self) -> Tensor | float:
@@ -99,6 +101,10 @@ class Observation:
     def scaled(self, factor: float) -> "Observation":
         """The same observation with σ times a factor, as tuning chooses it."""
         return self.with_sigma(factor * self.sigma)
+
+    def starting_at(self, x0: Tensor) -> "Observation":
+        """The same observation with another first iterate."""
+        return replace(self, x0=x0)
 
     def to(self, device: str | torch.device, non_blocking: bool = False) -> "Observation":
         """The same observation on a device; this one stays where it is."""

@@ -70,7 +70,8 @@ def describe(config: dict, registries: dict, scores: Path, root: Path) -> dict:
     results, content = scores.parent, scores.read_bytes()
     models = {
         f"{path.parent.name}/{path.stem}": {
-            key: about[key] for key in ("sha256", "config", "evaluations", "seconds")
+            **{key: about[key] for key in ("sha256", "config", "evaluations", "seconds")},
+            "precision": about["spec"]["precision"],
         }
         for path in sorted((results / "models").glob("*/*.json"))
         if (about := json.loads(path.read_text(encoding="utf-8")))

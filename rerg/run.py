@@ -3,6 +3,7 @@
 Parsed by every Snakemake process: no torch.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from rerg.config import TIMEOUT, InputError, check, closest, origins, read_yaml
 from rerg.registry import solvers, variants
-from rerg.specs import EquilibriumSpec, ModelSpec, NetworkSpec, ProblemSpec
+from rerg.specs import FLOORS, EquilibriumSpec, ModelSpec, NetworkSpec, ProblemSpec
 
 SPLITS = ("train", "validation", "test")
 ALL = "all"  # the seed of a method that nothing is trained for
@@ -106,6 +107,7 @@ class Run:
         )
         self._add_baselines(files)
         self._check_names(files)
+        self._check_precisions(files)
 
     def _add_baselines(self, files: Sequence[str | Path]) -> None:
         described = {}
@@ -183,6 +185,38 @@ class Run:
                 known([settings["solver"]], config["solvers"], "solvers", "solver")
             if variant := self.variant_of(method):
                 known([variant], config["variants"], "variants", "variant")
+
+    def _check_precisions(self, files: Sequence[str | Path]) -> None:
+        """Refuse a precision in which a solve cannot come under its tolerance."""
+        config, source = self.config, origins(files)
+
+        def check(key: str, precision: str, where: str, tolerance: float) -> None:
+            if FLOORS[precision] > tolerance:
+                able = [name for name, floor in FLOORS.items() if floor <= tolerance]
+                raise InputError(
+                    f"{source[key.split('.')[0]]}: {key}: {precision} comes under a residual of "
+                    f"{FLOORS[precision]:g}, but {where} is {tolerance:g}; "
+                    f"expected {' or '.join(able) or 'a larger tolerance'}"
+                )
+
+        for name in self.variants():
+            if variants()[name].equilibrium:
+                tolerance = config["equilibrium"]["tolerance"]
+                key = "variants" if "precision" in config["variants"][name] else "training"
+                where = f"equilibrium.tolerance of {name}"
+                check(f"{key}.precision", self.precision_of(name), where, tolerance)
+        precisions = config["restoration"]["precision"]
+        if precisions != sorted(precisions, key=list(FLOORS).index):
+            raise InputError(
+                f"{source['restoration']}: restoration.precision: "
+                f"expected the order {', '.join(FLOORS)}, got {', '.join(precisions)}"
+            )
+        for method in self.all_methods():
+            if "variant" in self.methods[method]:
+                for problem in self.problems_of(method):
+                    tolerance = self.options(method, problem).get("tolerance", math.inf)
+                    where = f"the tolerance of {method} on {problem}"
+                    check("restoration.precision", precisions[-1], where, tolerance)
 
     @property
     def name(self) -> str:
@@ -276,6 +310,12 @@ class Run:
         """The problems of the run that the variants are trained on."""
         return [name for name in self.config["problems"] if self.problems[name]["trained"]]
 
+    def precision_of(self, variant: str) -> str:
+        """The precision of a variant's network in training."""
+        return self.config["variants"][variant].get(
+            "precision", self.config["training"]["precision"]
+        )
+
     def model_spec(self, variant: str, seed: int) -> ModelSpec:
         """All that a model depends on, with the images and the code."""
         settings, training = self.config["variants"][variant], self.config["training"]
@@ -290,7 +330,7 @@ class Run:
             crop=training["crop"],
             batch=training["batch"],
             clip=float(training["clip"]),
-            precision=training["precision"],
+            precision=self.precision_of(variant),
             network=NetworkSpec(
                 tuple(network["channels"]), network["blocks"], float(network["scale"])
             ),

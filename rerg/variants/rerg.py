@@ -12,6 +12,7 @@ LABEL = "RERG"
 COLOR = "#D55E00"
 NETWORKS = {"rg": False}
 REGULARIZING_GRADIENT = True
+EQUILIBRIUM = True
 PARAMETERS = {"beta": 0.2}  # weight of the bound
 
 

@@ -68,6 +68,7 @@ rule tune:
         tuning=run.config["tuning"],
         settings=settings_of_tuned,
         batch=RESTORATION["batch"],
+        precisions=RESTORATION["precision"],
         device=run.config["device"],
         code=code_of_tuning,
     script:
