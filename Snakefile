@@ -9,6 +9,7 @@ from snakemake.utils import min_version
 
 min_version("9.19")
 
+from rerg.checks import smallest
 from rerg.code import code_digest
 from rerg.config import InputError
 from rerg.expressions import read_claims

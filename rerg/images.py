@@ -38,6 +38,11 @@ Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is for uploads by strangers; LAR
 HIDDEN = re.compile(r"\..*|thumbs\.db|ehthumbs\.db|desktop\.ini|@eadir", re.IGNORECASE)
 
 
+def _line(error: Exception) -> str:
+    """What a library says, in one line; HDF5 takes several."""
+    return " ".join(str(error).split())
+
+
 def read_digests(path: Path) -> dict[str, str]:
     """File name to sha256, of a manifest or a lock: lines `<sha256>  <name>` as of sha256sum.
 
@@ -211,7 +216,7 @@ def read_rgb(path: Path) -> np.ndarray:
     except MemoryError:
         raise InputError(f"{path}: does not fit into memory") from None
     except Exception as error:  # a decoder raises what it likes
-        raise InputError(f"{path}: damaged image: {error}") from None
+        raise InputError(f"{path}: damaged image: {_line(error)}") from None
 
 
 def _cut(entry: Mapping, name: str, pixels: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -307,7 +312,7 @@ def open_images(path: Path) -> h5py.File:
     try:
         return h5py.File(path, locking=False)
     except OSError as error:
-        raise InputError(f"{path}: cannot be opened as HDF5: {error}") from None
+        raise InputError(f"{path}: cannot be opened as HDF5: {_line(error)}") from None
 
 
 def _pixel_digest(pixels: np.ndarray) -> str:
@@ -317,12 +322,16 @@ def _pixel_digest(pixels: np.ndarray) -> str:
 def prepare_kernels(dataset: str, entry: Mapping, lock: Path, target: Path) -> None:
     """Write the kernels of a fetched MATLAB file to an .npz: keys "0", "1", ..., float64 (k, k).
 
-    Raises InputError where the file is missing, is not the one that `lock` has, has no cell array
-    `kernels`, or a kernel that is not finite or has no positive sum.
+    Raises InputError where `lock` has another number of files than one, where the file is missing,
+    is not the one that `lock` has, has no cell array `kernels`, or a kernel that is not finite or
+    has no positive sum.
     """
-    [(name, digest)] = read_digests(lock).items()
+    digests = read_digests(lock)
+    if len(digests) != 1:
+        raise InputError(f"{dataset}: expected one file of kernels, found {len(digests)}")
+    [name] = digests
     path = _existing(dataset, entry, name)
-    _check(name, path, sha256_of(path), {name: digest}, str(lock))
+    _check(name, path, sha256_of(path), digests, str(lock))
     try:
         if h5py.is_hdf5(path):  # MATLAB 7.3, which holds its arrays transposed
             with h5py.File(path, locking=False) as file:
@@ -331,7 +340,7 @@ def prepare_kernels(dataset: str, entry: Mapping, lock: Path, target: Path) -> N
             kernels = list(scipy.io.loadmat(path)["kernels"].ravel())
         kernels = {str(i): np.asarray(h, np.float64) for i, h in enumerate(kernels)}
     except Exception as error:  # a reader raises what it likes
-        raise InputError(f"{path}: expected a MATLAB file with `kernels`: {error}") from None
+        raise InputError(f"{path}: expected a MATLAB file with `kernels`: {_line(error)}") from None
     for i, kernel in kernels.items():
         normalized(kernel, f"{path}: kernel {i}")
     with whole(target) as partial, partial.open("wb") as file:

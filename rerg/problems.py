@@ -2,7 +2,8 @@
 
 Boundaries are circular. Intensities lie in [0, 1]; noise and σ stand in the config in 1/255.
 A and Aᵀ are deepinv's; its prox_l2 recomputes Aᵀy at each call, so the closed prox is ours, on the
-spectra that its physics hold (docs/method.md, section 2).
+spectra that its physics hold (docs/method.md, section 2). A physics of another kind, as a user may
+bring one, is served by its own A and A_adjoint, with deepinv's conjugate gradients for the prox.
 """
 
 import copy
@@ -32,12 +33,26 @@ def generator(dataset: str, problem: str, image: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(name).digest()[:16]))
 
 
+def _per_image(held: Tensor | None) -> bool:
+    """Whether a mask, a filter or a spectrum (B or 1, ...) is one for each image of a batch."""
+    return held is not None and held.dim() > 1 and len(held) > 1
+
+
+def initial(y: Tensor, physics: LinearPhysics) -> Tensor:
+    """The initial image x0: y; its bicubic upsampling; 0.5 in the pixels that a mask takes away."""
+    if isinstance(physics, Inpainting):
+        return physics.A_adjoint(y) + 0.5 * (1 - physics.mask)
+    if isinstance(physics, Downsampling):
+        return F.interpolate(y, scale_factor=physics.factor, mode="bicubic", align_corners=False)
+    return y
+
+
 @dataclass(frozen=True)
 class Observation:
     """A batch of observations of one problem: y = A x̂ + n with the physics that made it.
 
     y: (B, 3, h, w); x0: the initial image, (B, 3, H, W); sigma: σ in [0, 1], λ = σ².
-    Indexing keeps some images of the batch.
+    Indexing keeps some images of the batch, where `closed`.
     """
 
     y: Tensor
@@ -55,6 +70,19 @@ class Observation:
         """Aᵀ y."""
         with tf32(False):  # deepinv's downsampling convolves
             return self.physics.A_adjoint(self.y)
+
+    @cached_property
+    def closed(self) -> bool:
+        """Whether AAᵀ is diagonal in the pixels or in their spectrum, so that the prox is closed.
+
+        Of the very classes: one that inherits from them has another A.
+        """
+        physics, shape = self.physics, self.x0.shape[-2:]
+        if type(physics) is Downsampling:
+            whole = not any(side % physics.factor for side in shape)
+            spectrum = physics.Fh is not None and physics.Fh.shape[-2:] == shape
+            return whole and spectrum and physics.padding == "circular"
+        return type(physics) in (Denoising, Inpainting, BlurFFT)
 
     @cached_property
     def spectrum(self) -> Tensor | float:
@@ -87,10 +115,16 @@ class Observation:
 
     def gradient(self, x: Tensor) -> Tensor:
         """Aᵀ(A x - y), the gradient of F(x) = ½‖A x - y‖²."""
+        if not self.closed:
+            return self.physics.A_adjoint(self.physics.A(x) - self.y)
         return self._normal(x, torch.ones_like) - self.back_projection
 
     def prox(self, z: Tensor, t: float) -> Tensor:
-        """prox_{tF}(z) = argmin_x ½‖x - z‖² + t F(x), closed (docs/method.md, eq. 5 to 7)."""
+        """prox_{tF}(z) = argmin_x ½‖x - z‖² + t F(x) (docs/method.md, eq. 5 to 7)."""
+        if not self.closed:
+            # By conjugate gradients: Decolorize's own loses the kernel of A, Downsampling's is by
+            # the FFT whatever its padding.
+            return LinearPhysics.prox_l2(self.physics, z, self.y, t)
         w = z.add(self.back_projection, alpha=t)
         return w - self._normal(w, lambda squares: 1 / (1 / t + squares))
 
@@ -115,10 +149,11 @@ class Observation:
         return replace(self, y=y, x0=x0, physics=physics)
 
     def __getitem__(self, index: Tensor) -> "Observation":
-        physics = self.physics
-        if isinstance(physics, Inpainting):
-            mask = physics.mask[index]
-            physics = Inpainting(self.x0.shape[1:], mask=mask, device=str(mask.device))
+        physics = copy.copy(self.physics)  # of a closed kind: what others hold per image is unknown
+        physics._buffers = {
+            name: held[index] if _per_image(held) else held
+            for name, held in self.physics._buffers.items()
+        }
         chosen = replace(self, y=self.y[index], x0=self.x0[index], physics=physics)
         if "back_projection" in self.__dict__:  # a solver drops finished images
             chosen.__dict__["back_projection"] = self.back_projection[index]
@@ -154,13 +189,19 @@ class Problem:
         mask[gone] = 0
         return mask.reshape(shape)
 
-    def physics(self, shape: tuple[int, int], masks: Tensor | None = None, like: Tensor = None):
-        """The operator A for images (3, H, W), with the dtype and device of `like`.
+    def physics(
+        self,
+        shape: tuple[int, int],
+        masks: Tensor | None = None,
+        like: Tensor = None,
+        channels: int = 3,
+    ) -> LinearPhysics:
+        """The operator A for images (channels, H, W), with the dtype and device of `like`.
 
         masks: (B, 1, H, W) for completion. Raises InputError where the kernel exceeds the image.
         """
         like = torch.empty(0) if like is None else like
-        size, device = (3, *shape), str(like.device)
+        size, device = (channels, *shape), str(like.device)
         if self.operator == "identity":
             return Denoising(device=device).to(like.dtype)
         if self.operator == "mask":
@@ -189,15 +230,7 @@ class Problem:
             y = y + self.noise * torch.from_numpy(np.stack(noise)).to(y)
             if masks is not None:
                 y = y * masks
-        return Observation(y, self.initial(y, masks), physics, self.sigma)
-
-    def initial(self, y: Tensor, masks: Tensor | None) -> Tensor:
-        """The initial image x0: y; its bicubic upsampling; 0.5 in the missing pixels."""
-        if self.operator == "mask":
-            return y + 0.5 * (1 - masks)
-        if self.operator == "downsampling":
-            return F.interpolate(y, scale_factor=self.factor, mode="bicubic", align_corners=False)
-        return y
+        return Observation(y, initial(y, physics), physics, self.sigma)
 
 
 def to_arrays(problem: Problem, images: Mapping[str, Observation]) -> Observed:

@@ -9,6 +9,7 @@ import platform
 import subprocess
 from pathlib import Path
 
+from rerg.images import read_digests
 from rerg.specs import digest
 
 PACKAGES = (
@@ -85,8 +86,7 @@ def describe(config: dict, registries: dict, scores: Path, root: Path) -> dict:
         "machine": machine(),
         "seeds": config["seeds"],
         "data": {
-            path.stem: dict(line.split("  ")[::-1] for line in path.read_text().splitlines())
-            for path in sorted((results / "images").glob("*.lock"))
+            path.stem: read_digests(path) for path in sorted((results / "images").glob("*.lock"))
         },
         "models": models,
         "scores": {

@@ -3,15 +3,22 @@
 Parsed by every Snakemake process: no torch.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rerg.checks import (
+    check_classes,
+    check_crop,
+    check_kernels,
+    check_name,
+    check_precisions,
+    typed,
+)
 from rerg.config import TIMEOUT, InputError, check, closest, origins, read_yaml
 from rerg.registry import solvers, variants
-from rerg.specs import FLOORS, EquilibriumSpec, ModelSpec, NetworkSpec, ProblemSpec
+from rerg.specs import EquilibriumSpec, ModelSpec, NetworkSpec, ProblemSpec
 
 SPLITS = ("train", "validation", "test")
 ALL = "all"  # the seed of a method that nothing is trained for
@@ -93,8 +100,10 @@ class Run:
     def __init__(self, config: Mapping, root: Path, *files: str | Path):
         """config: merged from `files`, which faults are ascribed to; root: of the repository."""
         folder, self._schemas = root / "config", root / "workflow" / "schemas"
-        check(config, _schema(self._schemas / "config.schema.yaml"), *files)
-        self.config = dict(config)
+        origins(files)  # Snakemake reads them too, but a key that stands twice it loses
+        schema = _schema(self._schemas / "config.schema.yaml")
+        self.config = typed(dict(config), schema)
+        check(self.config, schema, *files)
         registries = {}
         for name in ("problems", "datasets"):
             path = folder / f"{name}.yaml"
@@ -103,11 +112,13 @@ class Run:
         self.problems, self.datasets = registries.values()
         self.methods: dict[str, dict] = trained_methods()
         self.baselines = find_baselines(
-            [root / "workflow" / "baselines", *map(Path, config["baselines"])]
+            [root / "workflow" / "baselines", *map(Path, self.config["baselines"])]
         )
         self._add_baselines(files)
         self._check_names(files)
-        self._check_precisions(files)
+        check_kernels(self)
+        check_crop(self, origins(files)["training"])
+        check_precisions(self, origins(files))
 
     def _add_baselines(self, files: Sequence[str | Path]) -> None:
         described = {}
@@ -119,6 +130,8 @@ class Run:
             described[name, f"{origins(files)['deepinv']}: deepinv.{name}"] = settings
         for (name, where), settings in described.items():
             check(settings, self._schemas / "baseline.schema.yaml", where)
+            check_name(name, where)
+            check_classes(settings, where)
             if name in self.methods:
                 raise InputError(f"{where}: {name} is the name of another method")
             self.methods[name] = self._baseline(name, settings, where)
@@ -185,38 +198,6 @@ class Run:
                 known([settings["solver"]], config["solvers"], "solvers", "solver")
             if variant := self.variant_of(method):
                 known([variant], config["variants"], "variants", "variant")
-
-    def _check_precisions(self, files: Sequence[str | Path]) -> None:
-        """Refuse a precision in which a solve cannot come under its tolerance."""
-        config, source = self.config, origins(files)
-
-        def check(key: str, precision: str, where: str, tolerance: float) -> None:
-            if FLOORS[precision] > tolerance:
-                able = [name for name, floor in FLOORS.items() if floor <= tolerance]
-                raise InputError(
-                    f"{source[key.split('.')[0]]}: {key}: {precision} comes under a residual of "
-                    f"{FLOORS[precision]:g}, but {where} is {tolerance:g}; "
-                    f"expected {' or '.join(able) or 'a larger tolerance'}"
-                )
-
-        for name in self.variants():
-            if variants()[name].equilibrium:
-                tolerance = config["equilibrium"]["tolerance"]
-                key = "variants" if "precision" in config["variants"][name] else "training"
-                where = f"equilibrium.tolerance of {name}"
-                check(f"{key}.precision", self.precision_of(name), where, tolerance)
-        precisions = config["restoration"]["precision"]
-        if precisions != sorted(precisions, key=list(FLOORS).index):
-            raise InputError(
-                f"{source['restoration']}: restoration.precision: "
-                f"expected the order {', '.join(FLOORS)}, got {', '.join(precisions)}"
-            )
-        for method in self.all_methods():
-            if "variant" in self.methods[method]:
-                for problem in self.problems_of(method):
-                    tolerance = self.options(method, problem).get("tolerance", math.inf)
-                    where = f"the tolerance of {method} on {problem}"
-                    check("restoration.precision", precisions[-1], where, tolerance)
 
     @property
     def name(self) -> str:

@@ -12,7 +12,9 @@ The rules, for every table, figure and claim:
 - An interval is of a bootstrap on two levels: seeds are resampled, then images, the same for every
   method, and a method without seeds keeps its one row. The deviations of the resampled weights from
   equal ones are stretched on each level (`stretch`), as three seeds resampled plainly cover 75 % of
-  the truths at 95 % nominal.
+  the truths at 95 % nominal. It is symmetric about the estimate (`interval`): a worst case is a
+  maximum, which resampling shifts upwards, so the quantiles of RGs that are equal would all lie
+  above the truth, 0.
 """
 
 import math
@@ -45,33 +47,34 @@ def stretch(count: int) -> float:
     """The factor by which a bootstrap of ``count`` values is too narrow, √(n / (n - 1)) t / z.
 
     t and z are the 97.5 % points of Student's distribution with n - 1 degrees of freedom and of the
-    normal one: the expanded percentile interval of Hesterberg (The American Statistician, 2015).
+    normal one, as Hesterberg expands intervals (The American Statistician, 2015).
     """
     tail = stdtrit(count - 1, 1 - TAIL) / ndtri(1 - TAIL)
     return float(math.sqrt(count / (count - 1)) * tail)
 
 
-def resampled(count: int, generator: np.random.Generator) -> np.ndarray:
-    """Weights (1 + 2000, count) of bootstrap means, stretched; the first row is the plain mean.
+def resampled(count: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """Weights (1 + resamples, count) of bootstrap means, stretched; the first row is plain.
 
     A single value has no resamples: its weight is 1 throughout.
     """
     plain = np.full((1, count), 1 / count)
     if count == 1:
-        return np.ones((1 + RESAMPLES, 1))
-    drawn = generator.multinomial(count, plain[0], size=RESAMPLES) / count
+        return np.ones((1 + resamples, 1))
+    drawn = generator.multinomial(count, plain[0], size=resamples) / count
     return np.vstack([plain, plain + stretch(count) * (drawn - plain)])
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile interval of bootstrap samples, whose first is the plain estimate.
+    """The symmetric 95 % interval of bootstrap samples, whose first is the plain estimate.
 
+    estimate ± the 95 % quantile of |sample - estimate| (Hall, The Annals of Statistics, 1988);
     (nan, nan) where a sample is not finite.
     """
     if not np.isfinite(samples).all():
         return math.nan, math.nan
-    low, high = np.quantile(samples[1:], [TAIL, 1 - TAIL])
-    return float(low), float(high)
+    half = np.quantile(np.abs(samples[1:] - samples[0]), 1 - 2 * TAIL)
+    return float(samples[0] - half), float(samples[0] + half)
 
 
 def spread(values: Sequence[float]) -> float:
@@ -94,18 +97,27 @@ class Evidence:
         methods: Mapping[str, Mapping],
         problems: Sequence[str],
         seed: int = 0,
+        resamples: int = RESAMPLES,
     ):
         """methods: name to its entry, with `solver` and `variant` where it has one; problems: their
         order; seed: of the resampling.
         """
-        self.entries, self.seed, self.scores = methods, seed, scores
+        self.entries, self.seed, self.resamples, self.scores = methods, seed, resamples, scores
         self.methods = in_order(scores["method"], list(methods))
         self.problems = in_order(scores["problem"], problems)
         self.seeds = sorted(int(s) for s in scores["seed"].dropna().unique())
-        pairs = scores[["dataset", "image"]].drop_duplicates()
-        self.images = sorted(pairs.itertuples(index=False, name=None))
-        self._image = {pair: i for i, pair in enumerate(self.images)}
-        self._rows = dict(list(scores.groupby(["method", "problem"], sort=False)))
+        pairs = list(zip(scores["dataset"], scores["image"], strict=True))
+        self.images = sorted(set(pairs))
+        # Where each row stands in a table (seeds, images); -1 for one without a seed.
+        of_image = {pair: i for i, pair in enumerate(self.images)}
+        of_seed = {s: i for i, s in enumerate(self.seeds)}
+        self._image = np.array([of_image[pair] for pair in pairs])
+        self._seed = np.array([-1 if pd.isna(s) else of_seed[int(s)] for s in scores["seed"]])
+        self._present = np.ones(len(scores), bool)
+        if "absent" in scores:
+            self._present = ~scores["absent"].to_numpy(bool)
+        self._rows = scores.groupby(["method", "problem"], sort=False).indices
+        self._columns: dict[str, np.ndarray] = {}
         self.procedures = procedures(self.methods, methods)
         self.missing = {key for key in self._rows if not self._whole(*key)}
         self.destroyed = _destroyed(scores)
@@ -115,17 +127,22 @@ class Evidence:
     @cached_property
     def _weights(self) -> tuple[np.ndarray, np.ndarray]:
         generator = np.random.default_rng(self.seed)
-        return tuple(resampled(max(1, len(x)), generator) for x in (self.seeds, self.images))
+        return tuple(
+            resampled(max(1, len(x)), self.resamples, generator) for x in (self.seeds, self.images)
+        )
 
     def ran(self, method: str, problem: str) -> bool:
         """Whether there are rows of a method on a problem."""
         return (method, problem) in self._rows
 
+    def rows(self, method: str, problem: str) -> pd.DataFrame:
+        """The rows of a method on a problem, of all seeds and images."""
+        return self.scores.iloc[self._rows[method, problem]]
+
     def _whole(self, method: str, problem: str) -> bool:
         rows = self._rows[method, problem]
-        present = rows if "absent" not in rows else rows[~rows["absent"]]
-        seeds = len(self.seeds) if rows["seed"].notna().any() else 1
-        return len(present) == seeds * len(self.images)
+        seeds = len(self.seeds) if (self._seed[rows] >= 0).any() else 1
+        return self._present[rows].sum() == seeds * len(self.images)
 
     def cells(self, method: str, problem: str, column: str) -> np.ndarray:
         """A column of a method on a problem, (seeds, images), one row for a method without seeds.
@@ -139,16 +156,14 @@ class Evidence:
         return self._cells[key]
 
     def _tabulated(self, method: str, problem: str, column: str) -> np.ndarray:
+        if column not in self._columns:
+            self._columns[column] = self.scores[column].to_numpy("float64", na_value=math.nan)
         rows = self._rows[method, problem]
-        seeds = rows["seed"]
-        with_seeds = bool(seeds.notna().any())
-        table = np.full((len(self.seeds) if with_seeds else 1, len(self.images)), math.nan)
-        if with_seeds and seeds.isna().any():
-            return table
-        of_seed = {s: i for i, s in enumerate(self.seeds)}
-        lines = [of_seed[int(s)] for s in seeds] if with_seeds else [0] * len(rows)
-        columns = [self._image[p] for p in zip(rows["dataset"], rows["image"], strict=True)]
-        table[lines, columns] = rows[column].astype("float64")
+        with_seed = self._seed[rows] >= 0
+        lines = len(self.seeds) if with_seed.any() else 1
+        table = np.full((lines, len(self.images)), math.nan)
+        if not with_seed.any() or with_seed.all():
+            table[np.maximum(self._seed[rows], 0), self._image[rows]] = self._columns[column][rows]
         return np.minimum(table, CAP) if column == "psnr" and method != TRUTH else table
 
     def average(self, cells: np.ndarray) -> np.ndarray:
@@ -162,7 +177,9 @@ class Evidence:
         key = (method, problem, column)
         if key not in self._means:
             cells = self.cells(*key)
-            whole = np.full(1 + RESAMPLES, cells.mean())  # infinite for the truth, nan for a gap
+            whole = np.full(
+                1 + self.resamples, cells.mean()
+            )  # infinite for the truth, nan for a gap
             self._means[key] = self.average(cells) if np.isfinite(cells).all() else whole
         return self._means[key]
 
@@ -179,7 +196,7 @@ class Evidence:
         """Samples of the mean PSNR of the best RG of a method's procedure; nan where one is."""
         sound = [rg for rg in self.procedure(method) if rg not in self.destroyed]
         if not sound:
-            return np.full(1 + RESAMPLES, math.nan)
+            return np.full(1 + self.resamples, math.nan)
         return np.max([self.mean(rg, problem) for rg in sound], axis=0)
 
     def regret(self, method: str, problem: str) -> np.ndarray:
@@ -191,7 +208,7 @@ class Evidence:
     ) -> np.ndarray:
         """Samples of the mean, or the maximum, over problems of a quantity; nan without any."""
         if not problems:
-            return np.full(1 + RESAMPLES, math.nan)
+            return np.full(1 + self.resamples, math.nan)
         return (np.max if worst else np.mean)([quantity(p) for p in problems], axis=0)
 
     def worst_regret(self, method: str) -> np.ndarray:
@@ -207,10 +224,12 @@ class Evidence:
         return interval(samples) if len(self.images) > 1 else (math.nan, math.nan)
 
     def by_seed(self) -> dict[int, "Evidence"]:
-        """The evidence of each seed alone: its rows, and those of methods without seeds."""
+        """The plain numbers of each seed alone: its rows, and those of methods without seeds."""
         seed = self.scores["seed"]
         return {
-            s: Evidence(self.scores[seed.isna() | (seed == s)], self.entries, self.problems)
+            s: Evidence(
+                self.scores[seed.isna() | (seed == s)], self.entries, self.problems, resamples=0
+            )
             for s in self.seeds
         }
 

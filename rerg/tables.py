@@ -113,9 +113,9 @@ def regret(evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Regret in dB of every RG within its procedure, problems x RGs, and its `spread` over seeds.
 
     Below the problems the rows `max` and `mean` over the problems that all RGs of the procedure
-    were run on, each with the ends `low` and `high` of its 95 % interval. A cell is empty where an
-    RG of the procedure lacks a value, as the best of them is then unknown, and so are the maximum
-    and the mean; with one image the ends are.
+    were run on, each with the ends `low` and `high` of its 95 % interval, cut at 0. A cell is empty
+    where an RG of the procedure lacks a value, as the best of them is then unknown, and so are the
+    maximum and the mean; with one image the ends are.
     """
     by_seed = evidence.by_seed().values()
     columns, spreads = {}, {}
@@ -126,7 +126,8 @@ def regret(evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:
             ("mean", evidence.mean_regret(rg)),
         ):
             column[name] = samples[0]
-            column[f"{name}_low"], column[f"{name}_high"] = evidence.interval(samples)
+            low, high = evidence.interval(samples)
+            column[f"{name}_low"], column[f"{name}_high"] = max(low, 0.0), high
         columns[rg] = column
         spreads[rg] = {
             **{p: spread([e.regret(rg, p)[0] for e in by_seed]) for p in evidence.compared(rg)},
@@ -227,7 +228,9 @@ def write_table(
     text = plain.to_csv(float_format="%.7g", lineterminator="\n")
     _write(folder / f"{name}.csv", text)
 
-    levels = table.index.names
+    levels, values = table.index.names, table.to_numpy("float64")
+    deviations = np.full_like(values, math.nan) if spreads is None else spreads.to_numpy("float64")
+    places = np.full(values.shape, "") if marked is None else marked.to_numpy()
     for suffix, style in (("md", _MARKDOWN), ("tex", _LATEX), ("html", _HTML)):
         head = [style["head"](columns.get(column, column)) for column in [*levels, *table.columns]]
         body = []
@@ -239,11 +242,9 @@ def write_table(
             ]
             for j, column in enumerate(table.columns):
                 form = formats if isinstance(formats, str) else formats[column]
-                mark = "" if marked is None else marked.iloc[i, j]
-                cell = _cell(table.iloc[i, j], form, mark, style)
-                deviation = math.nan if spreads is None else spreads.iloc[i, j]
-                if cell and math.isfinite(deviation):
-                    cell += style["text"](f" ± {form.format(deviation)}")
+                cell = _cell(values[i, j], form, places[i, j], style)
+                if cell and math.isfinite(deviations[i, j]):
+                    cell += style["text"](f" ± {form.format(deviations[i, j])}")
                 row.append(cell)
             body.append(row)
         text = style["table"](head, body, len(levels), [style["text"](note) for note in notes])

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 import zlib
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from threading import get_ident
+from unittest.mock import patch
 
 import h5py
 import numpy as np
@@ -18,6 +20,8 @@ import pytest
 import scipy.io
 import skimage
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from rerg import images
@@ -38,6 +42,7 @@ from rerg.images import (
 ROOT = Path(__file__).parents[1]
 REGISTRY = read_yaml(ROOT / "config" / "datasets.yaml")
 EMBEDDED = [name for name, entry in REGISTRY.items() if entry["source"] == "embedded"]
+READ_ONCE = cache(read_yaml)
 RNG = np.random.default_rng(0)
 
 
@@ -94,7 +99,8 @@ def test_registry_follows_its_schema():
         ({"pattern": "../other/*.png"}, "set5.pattern: expected"),
         ({"pattern": "all**.png"}, "set5.pattern: expected"),
         ({"pattern": None, "archive": ["https://a/b.zip"]}, "set5.pattern: missing"),
-        ({"folder": ""}, "set5.folder"),
+        ({"folder": ""}, "set5.folder: expected"),
+        ({"folder": "data\nset5"}, "set5.folder: expected"),
         ({"urls": ["https://a/{name}"]}, "set5.urls.0: expected"),
         ({"sha256": {7: "0" * 64}}, "set5.sha256: expected string"),
     ],
@@ -123,6 +129,18 @@ def test_manifests_hold_the_images_of_the_field():
         assert not set(a.values()) & set(b.values())
     assert {name.split("/")[0] for name in digests["bsds500-train-test"]} == {"train", "test"}
     assert {name.split("/")[0] for name in digests["bsds500-validation"]} == {"val"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("*./[]?!~a\0\n\u2028-{}") | st.characters(), max_size=6))
+def test_every_pattern_finds_images_or_is_one_line(pattern):
+    entry = {**REGISTRY["waterloo"], "pattern": pattern, "folder": str(ROOT / "config")}
+    try:
+        with patch("rerg.config.read_yaml", READ_ONCE):
+            check({"a": entry}, ROOT / "workflow/schemas/datasets.schema.yaml", "datasets.yaml")
+        assert images._list("a", entry)
+    except InputError as error:
+        assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +343,7 @@ def test_an_image_is_not_too_large_for_pillow(tmp_path):
 def test_a_decoder_that_fails_in_its_own_way_is_one_line(tmp_path, monkeypatch):
     Image.fromarray(noise(9, 9, 3)).save(tmp_path / "a.png")
     for error, message in (
-        (struct.error("short"), "damaged image: short"),
+        (struct.error("too\nshort"), "damaged image: too short"),
         (IndexError("tag"), "damaged image: tag"),
         (MemoryError(), "does not fit into memory"),
     ):
@@ -516,11 +534,13 @@ def test_a_lock_of_another_process_does_not_keep_readers_out(tmp_path):
         assert Crops(path, 9, 1)(np.random.default_rng(0)).shape == (1, 3, 9, 9)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"text", "cut"])
+@pytest.mark.parametrize("content", [None, b"", b"text", "cut", "folder"])
 def test_a_prepared_file_that_is_none_is_named(tmp_path, content):
     path = prepared("set", folder_of(tmp_path / "in", a=noise(99, 99, 3)), tmp_path)
-    if content is None:
+    if content in (None, "folder"):
         path.unlink()
+        if content == "folder":
+            path.mkdir()
     else:
         path.write_bytes(path.read_bytes()[:3000] if content == "cut" else content)
     for read in (open_images, read_images, lambda p: Crops(p, 8, 1)):
@@ -630,6 +650,16 @@ def test_a_file_without_kernels_is_named(tmp_path, content, message):
         prepare_kernels("k", entry, tmp_path / "k.lock", tmp_path / "k.npz")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "k.npz").exists()
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_one_file_of_kernels_is_expected(tmp_path, count):
+    for number in range(count):
+        scipy.io.savemat(tmp_path / f"{number}.mat", cells(np.ones((3, 3))))
+    entry = {"source": "folder", "folder": str(tmp_path), "pattern": "*.mat"}
+    fetch("k", entry, tmp_path / "k.lock")
+    with pytest.raises(InputError, match=f"k: expected one file of kernels, found {count}"):
+        prepare_kernels("k", entry, tmp_path / "k.lock", tmp_path / "k.npz")
 
 
 # The rules

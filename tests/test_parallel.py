@@ -6,24 +6,28 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import clean_images, spec_of
+from conftest import clean_images, spec_of, write_images
 
 from rerg.config import InputError
-from rerg.networks import save_weights
-from rerg.parallel import Group, Part, spread
-from rerg.training import evaluations_of, load_checkpoint, train_job
+from rerg.group import Group, Part
+from rerg.models import build, save, start_from
+from rerg.parallel import spread
+from rerg.training import TrainingJob, evaluations_of, train_job
 
 BUDGET = {"rg": 60, "rerg": 240}
+LONG = 600  # seconds, for what takes few on a machine that does nothing else
 DRIVER = """
 import json, sys
+from pydantic import TypeAdapter
 from rerg.parallel import spread
-spread(json.loads(sys.argv[1]), 2)
+from rerg.training import TrainingJob
+spread(TypeAdapter(TrainingJob).validate_python(json.loads(sys.argv[1])), 2)
 """
 
 
@@ -31,11 +35,8 @@ spread(json.loads(sys.argv[1]), 2)
 def files(trained, tmp_path_factory):
     """Prepared images, and weights to start from: a DEQ needs an RG that has fixed points."""
     folder = tmp_path_factory.mktemp("parallel")
-    with h5py.File(folder / "images.h5", "w") as file:
-        for i, image in enumerate(clean_images(6, 40, 44)):
-            file[str(i)] = (255 * image.permute(1, 2, 0)).byte().numpy()
-    about = {"network": spec_of("red", 1)["network"]}
-    save_weights(folder / "red.safetensors", trained, about)
+    write_images(folder / "images.h5", clean_images(6, 40, 44))
+    save(folder / "red.safetensors", trained, spec_of("red", 400), {})
     return folder
 
 
@@ -54,19 +55,24 @@ def shared(files):
 
 
 def job_of(variant, files, folder):
-    return {
-        "spec": spec_of(variant, BUDGET[variant], start="red"),
-        "start": str(files / "red.safetensors"),
-        "images": [str(files / "images.h5")],
-        "checkpoint": str(folder / f"{variant}.ckpt"),
-        "kernels": {},
-        "device": "cpu",
-        "threads": 1,
-        "compile": False,
-        "log_every": 1,
-        "checkpoint_every": 0,
-        "log": str(folder / f"{variant}.log"),
-    }
+    return TrainingJob(
+        spec=spec_of(variant, BUDGET[variant], start="red"),
+        start=str(files / "red.safetensors"),
+        images=(str(files / "images.h5"),),
+        checkpoint=str(folder / f"{variant}.ckpt"),
+        kernels={},
+        device="cpu",
+        threads=1,
+        compile=False,
+        log_every=1,
+        checkpoint_every=0,
+        log=str(folder / f"{variant}.log"),
+    )
+
+
+def state_of(job):
+    """What the checkpoint of a job holds."""
+    return torch.load(job.checkpoint, weights_only=True)
 
 
 def vector(networks):
@@ -88,44 +94,42 @@ def test_parts_are_the_draws_of_one_process():
 
 
 @pytest.mark.parametrize("variant", BUDGET)
-def test_two_processes_train_what_one_trains(variant, files, shared, tmp_path):
+def test_two_processes_train_what_one_trains(variant, files, trained, shared, tmp_path):
     one, one_rows = train_job(job_of(variant, files, tmp_path))
     job = shared(variant)
-    state = load_checkpoint(Path(job["checkpoint"]), job["spec"])
-    assert state["step"] == one_rows[-1]["step"]  # all was done by the two
-    assert "step 1 evaluations" in Path(job["log"]).read_text()
+    assert state_of(job)["step"] == one_rows[-1]["step"]  # all was done by the two
+    assert "step 1 evaluations" in Path(job.log).read_text()
     two, two_rows = train_job(job)
 
     assert evaluations_of(two) == evaluations_of(one)
     for a, b in zip(one_rows, two_rows, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=2e-2)
-    moved = vector(one) - vector(begun(job))
+    moved = vector(one) - vector(begun(job, trained))
     assert (vector(two) - vector(one)).norm() < 0.02 * moved.norm()
 
 
-def begun(job):
+def begun(job, start):
     """The networks of a job before their first step."""
-    spec = {**job["spec"], "settings": {**job["spec"]["settings"], "evaluations": 0}}
-    networks, _ = train_job({**job, "spec": spec, "checkpoint": job["checkpoint"] + ".none"})
+    networks = build(job.spec)
+    start_from(networks, start)
     return networks
 
 
 def test_sigterm_stops_two_processes_at_one_step(files, shared, tmp_path):
     whole = shared("rerg")
     job = job_of("rerg", files, tmp_path)
-    process = subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(job)])
-    checkpoint = tmp_path / "rerg.ckpt"
-    end = time.monotonic() + 120
-    while not checkpoint.exists():
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
-    stopped = load_checkpoint(checkpoint, job["spec"])
-    unbroken = load_checkpoint(Path(whole["checkpoint"]), job["spec"])
+    checkpoint = Path(job.checkpoint)
+    with subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(asdict(job))]) as process:
+        end = time.monotonic() + LONG
+        while not checkpoint.exists() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LONG) == 143
+    stopped, unbroken = state_of(job), state_of(whole)
     assert 0 < stopped["step"] < unbroken["step"]
     spread(job, 2)
-    resumed = load_checkpoint(checkpoint, job["spec"])
+    resumed = state_of(job)
+    assert resumed["step"] == unbroken["step"]
     for key, value in unbroken["networks"].items():
         assert torch.equal(value, resumed["networks"][key]), key
 

@@ -129,14 +129,14 @@ def test_a_destroyed_training_is_not_the_best_rg():
 
 
 def test_resamples_are_means_whose_deviations_are_stretched():
-    weights = resampled(5, np.random.default_rng(0))
+    weights = resampled(5, RESAMPLES, np.random.default_rng(0))
     assert weights.shape == (1 + RESAMPLES, 5)
     np.testing.assert_allclose(weights.sum(axis=1), 1)
     np.testing.assert_allclose(weights[0], 0.2)
     drawn = 5 * ((weights[1:] - 0.2) / stretch(5) + 0.2)
     np.testing.assert_allclose(drawn, drawn.round(), atol=1e-9)
     assert drawn.min() > -1e-9
-    np.testing.assert_array_equal(resampled(1, np.random.default_rng(0)), 1)
+    np.testing.assert_array_equal(resampled(1, 3, np.random.default_rng(0)), 1)
 
 
 def test_the_stretch_is_that_of_students_distribution():
@@ -189,6 +189,36 @@ def test_intervals_cover_the_planted_truth(seeds, images, of_seeds, of_images, n
         low, high = planted.interval(planted.average(values))
         held += low <= 30 <= high
     assert lower <= held / tables <= upper
+
+
+def planted_worst_regrets(means, images, tables=300):
+    """Samples of the worst regret of the second RG on tables of these means (RGs, problems)."""
+    generator = np.random.default_rng(0)
+    planted = Evidence(table_of({("rg", "p"): np.zeros((1, images))}), METHODS, ["p"])
+    for _ in range(tables):
+        cells = means[..., None] + generator.normal(0, 0.3, (*means.shape, images))
+        samples = np.array([[planted.average(c[None]) for c in of_rg] for of_rg in cells])
+        yield planted, (samples.max(axis=0) - samples[1]).max(axis=0)
+
+
+def test_intervals_of_a_worst_regret_cover_the_planted_one():
+    means = 30 + np.array([[0.0, 0.5, 0.2, 0.4], [-0.6, -0.4, 0.1, -0.2], [-0.1, 0.5, 0.0, 0.3]])
+    truth = (means.max(axis=0) - means[1]).max()
+    held = []
+    for planted, samples in planted_worst_regrets(means, images=12):
+        low, high = planted.interval(samples)
+        held.append(low <= truth <= high)
+    assert np.mean(held) > 0.92
+
+
+def test_equal_rgs_are_seldom_said_to_differ():
+    """All RGs alike: that the worst regret exceeds 0.1 dB is chance. Quantiles say so often."""
+    symmetric, quantiles = [], []
+    for planted, samples in planted_worst_regrets(np.full((3, 6), 30.0), images=12):
+        symmetric.append(planted.interval(samples)[0] > 0.1)
+        quantiles.append(np.quantile(samples[1:], 0.025) > 0.1)
+    assert np.mean(symmetric) < 0.05
+    assert np.mean(quantiles) > 0.2
 
 
 def test_an_interval_needs_finite_samples_and_two_images():

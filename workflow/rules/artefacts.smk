@@ -22,7 +22,7 @@ ARTEFACTS = [
 FROM_THE_RUN = [
     *expand(
         "<results>/figures/{dataset}/examples.{suffix}",
-        dataset=DATASETS["test"],
+        dataset=DATASETS["test"] if run.config["examples"] else [],
         suffix=["pdf", "png"],
     ),
     *expand("<results>/figures/training.{suffix}", suffix=["pdf", "png"]),
@@ -57,12 +57,6 @@ localrules:
     claims,
 
 
-def provenance_of(wildcards):
-    """What the run says of its table; of a stored one, if it came along."""
-    path = Path(workflow.pathvars.apply(PROVENANCE))
-    return [] if run.config["stored"] and not path.exists() else [PROVENANCE]
-
-
 rule figures:
     """All tables, figures and claims."""
     input:
@@ -77,7 +71,11 @@ rule tables:
     output:
         [
             report(
-                f"<results>/tables/{{dataset}}/{table}.html",
+                expand(
+                    "<results>/tables/{dataset}/{table}.html",
+                    table=table,
+                    allow_missing=True,
+                ),
                 caption=f"../report/{table}.rst",
                 category="Tables",
                 labels={"dataset": "{dataset}", "table": table},
@@ -113,7 +111,11 @@ rule draw_scores:
     output:
         [
             report(
-                f"<results>/figures/{{dataset}}/{figure}.png",
+                expand(
+                    "<results>/figures/{dataset}/{figure}.png",
+                    figure=figure,
+                    allow_missing=True,
+                ),
                 caption=f"../report/figure_{figure}.rst",
                 category="Figures",
                 labels={"dataset": "{dataset}", "figure": figure},
@@ -140,19 +142,6 @@ rule draw_scores:
 
 
 EXAMPLES = {run.batch_of(problem): None for problem in run.config["examples"]}
-
-
-def restorations_of_examples(wildcards):
-    """By the methods that restore all problems, with the first seed."""
-    drawn = [
-        m for m in run.config["methods"] if run.methods[m].get("baseline") != ".smk"
-    ]
-    return [
-        f"<results>/restorations/{wildcards.dataset}/{method}/{run.seeds_of(method)[0]}/{batch}"
-        for batch in EXAMPLES
-        for method in drawn
-        if run.problems_in(method, batch)
-    ]
 
 
 rule draw_examples:

@@ -6,25 +6,6 @@ NODES = TRAINING["nodes"]
 SEVERAL_NODES = {"nodes": NODES, "tasks": NODES, "tasks_per_gpu": 0, "mpi": "srun"}
 
 
-def start_of(wildcards):
-    start = run.config["variants"][wildcards.variant].get("start")
-    return [f"<results>/models/{wildcards.seed}/{start}.safetensors"] if start else []
-
-
-def spec_of_variant(wildcards):
-    return run.model_spec(wildcards.variant, int(wildcards.seed))
-
-
-def threads_of_variant(wildcards):
-    return run.config["variants"][wildcards.variant]["threads"]
-
-
-def code_of_training(wildcards):
-    return code_of("train.py", f"variants.{wildcards.variant}", "solvers.fast")(
-        wildcards
-    )
-
-
 rule train:
     """One variant with one seed, trained until its budget of network evaluations is spent."""
     input:

@@ -14,7 +14,7 @@ with logged(snakemake.log[0]):
     claims = read_claims(
         Path(source.claims), Path(source.schema), params.known_methods, params.known_problems
     )
-    scores = load_scores(source.scores, params.expected, source.get("provenance"))
+    scores = load_scores(source.scores, params.expected, source.get("provenance") or None)
     result = judge(claims, Evidence(scores, params.methods, list(params.problems)))
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     Path(output.json).write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ from rerg.tuning import Validation, baseline_trial, model_trial, tune
 
 with logged(snakemake.log[0]):
     set_up_cpu(snakemake.threads)
-    params, source, name = snakemake.params, snakemake.input, snakemake.wildcards.tuned
+    params, source, name = snakemake.params, snakemake.input, snakemake.wildcards.method
     settings, tuning = params.settings, params.tuning
     claim(params.device)
     weights, code = (next(map(Path, paths), None) for paths in (source.weights, source.baseline))
