@@ -30,9 +30,9 @@ from benchmarks.measure import (
 )
 from rerg.batch import Batch
 from rerg.maps import GradientDescent, ProximalGradient
+from rerg.metrics import psnr
 from rerg.networks import UNet
 from rerg.reconstruction import relative_errors
-from rerg.metrics import psnr
 from rerg.solvers.fast import solve
 from rerg.specs import ModelSpec
 from rerg.training import draw_batch, optimizer_of, take_step

@@ -119,9 +119,9 @@ def rows_of(name: str, work: "Workload") -> list[Row]:
 class Workload:
     """What is measured on: an RG of a finished run, its trained problems, and images.
 
-    seed: of the model; folder: images of one's own instead of the embedded test set; crop: pixels of
-    the side of their centres that are restored; count: how many images at most; quick: toy sizes,
-    for the tests.
+    seed: of the model; folder: images of one's own instead of the embedded test set; crop: pixels
+    of the side of their centres that are restored; count: how many images at most; quick: toy
+    sizes, for the tests.
     """
 
     run: Path

@@ -18,11 +18,11 @@ from benchmarks.measure import ROOT, Row, Workload, quartiles
 from rerg.config import read_yaml
 from rerg.iteration import fixed_point
 from rerg.maps import Map, ProximalGradient
+from rerg.metrics import psnr
 from rerg.models import Model
 from rerg.networks import UNet
 from rerg.problems import Observation
 from rerg.registry import load
-from rerg.metrics import psnr
 
 STEPS = 1500  # of gradient descent in the paper's tests
 WITHIN = 0.05  # dB
@@ -62,9 +62,7 @@ def options_of(problem: dict, steps: int) -> dict[str, dict]:
     return options
 
 
-def race(
-    model: Model, observation: Observation, truth: Tensor, options: dict
-) -> dict[str, dict]:
+def race(model: Model, observation: Observation, truth: Tensor, options: dict) -> dict[str, dict]:
     """What each solver needs for one image, by solver."""
     network = model.networks["rg"]
     T = ProximalGradient(network, observation, model.spec.scale)

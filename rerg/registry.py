@@ -24,8 +24,9 @@ class Variant:
 
     label, color: in tables and figures; networks: what is trained, name to "has a noise map";
     regularizing_gradient: whether it is one of the RGs whose regret is compared; denoiser: the
-    network whose residual a baseline may use as a denoiser; equilibrium: whether the loss solves for
-    a fixed point; solvers: those that can restore with it, empty for all; parameters: further numbers of its loss, with their defaults.
+    network whose residual a baseline may use as a denoiser; equilibrium: whether the loss solves
+    for a fixed point; solvers: those that can restore with it, empty for all; parameters: further
+    numbers of its loss, with their defaults.
     """
 
     label: str

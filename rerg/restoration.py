@@ -4,7 +4,6 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -224,9 +223,10 @@ def restore(
 ) -> Restored:
     """Restore every image.
 
-    precisions: of the network, from the cheapest to that of the tolerance (`climb`). partial: a folder where the images of finished batches are kept, so that a killed job goes on
-    with those that are left, in the batches of an unbroken one; `key` is all that the result
-    depends on, so that a changed one starts anew.
+    precisions: of the network, from the cheapest to that of the tolerance (`climb`). partial: a
+    folder where the images of finished batches are kept, so that a killed job goes on with those
+    that are left, in the batches of an unbroken one; `key` is all that the result depends on, so
+    that a changed one starts anew.
     """
 
     def kept(name: str) -> Path:

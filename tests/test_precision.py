@@ -1,4 +1,4 @@
-"""Precisions, on a CPU that rounds as a GPU does: what they reach, what they refuse, what they leave.
+"""Precisions, on a CPU that rounds as a GPU does: what they reach, refuse and leave.
 
 `rounding` gives this machine convolutions which round their operands to TF32 where cuDNN would,
 forward and backward, so that a flag which is lost between the two shows.
@@ -37,7 +37,7 @@ class Rounded(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        bias, stride, padding, dilation, transposed, output, groups = ctx.rest
+        _, stride, padding, dilation, transposed, output, groups = ctx.rest
         grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
             to_tf32(grad), to_tf32(x), to_tf32(weight), None, stride, padding, dilation, transposed,
             output, groups, [True, True, False],
