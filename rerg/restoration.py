@@ -15,7 +15,7 @@ from tqdm import tqdm
 from rerg.bound import error_bound, iteration_bound, radial_factor, rms
 from rerg.devices import peak_memory_mb
 from rerg.files import Restored, read_restored, write_restored
-from rerg.iteration import Solution
+from rerg.iteration import DIVERGED, Solution
 from rerg.maps import Map, ProximalGradient
 from rerg.metrics import psnr
 from rerg.models import Model
@@ -149,8 +149,8 @@ def climb(
         solution = part if solution is None else _merged(solution, part, left)
         if precision == precisions[-1]:
             break
-        above, spent = ~(part.residual <= tolerance), solution.evaluations[left]
-        short = (above & (spent < options["iterations"])).nonzero()[:, 0]
+        above = (part.residual > tolerance) & (part.code != DIVERGED)
+        short = (above & (solution.evaluations[left] < options["iterations"])).nonzero()[:, 0]
         if not len(short):
             break
         left, observation = left[short], observation[short].starting_at(part.x[short])
@@ -186,6 +186,7 @@ def restore_batch(
             "network_evaluations": int(solution.evaluations[i]),
             "residual": float(solution.residual[i]),
             "converged": bool(solution.converged[i]) if solver != "adam" else None,
+            "stopped": solution.stopped[i],
             "seconds": seconds,
             "peak_memory_mb": peak_memory_mb(device),
             "device": device.type,

@@ -27,7 +27,6 @@ from rerg.training import (
     draw_batch,
     evaluations_of,
     learning_rate,
-    summary,
     train,
     train_job,
 )
@@ -239,17 +238,6 @@ def test_starts_from_the_given_rg(trained, tmp_path):
     assert not equal(anew, trained)
     start_from(anew, trained)
     assert equal(anew, trained)
-
-
-def test_a_training_that_lost_its_images_has_collapsed():
-    spec = spec_of("deqgd", 20)
-    row = {"step": 10, "evaluations": 20, "seconds": 1.0}
-    losing = [{**row, "lost": share} for share in (0.0, 0.0, 0.0, 0.0, 0.9)]
-    about = summary(spec, losing)
-    assert about == {**row, "collapsed": True, "lost": pytest.approx(0.9)}
-    assert summary(spec, losing[:4])["collapsed"] is False
-    without = summary(spec, [row])
-    assert without["collapsed"] is False and without["lost"] is None
 
 
 def test_the_rate_falls_along_a_cosine_or_by_halves():
