@@ -7,8 +7,7 @@ named. deepinv stops on the mean over the batch of the residuals, torchdeq on th
 rerg stops each image on its own.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -28,6 +27,7 @@ from benchmarks.measure import (
     quartiles,
     timed_row,
 )
+from benchmarks.passes import step_and_passes
 from rerg.batch import Batch
 from rerg.maps import GradientDescent, ProximalGradient
 from rerg.metrics import psnr
@@ -35,7 +35,7 @@ from rerg.networks import UNet
 from rerg.reconstruction import relative_errors
 from rerg.solvers.fast import solve
 from rerg.specs import ModelSpec
-from rerg.training import draw_batch, optimizer_of, take_step
+from rerg.training import draw_batch
 from rerg.variants import deqgd
 
 TOLERANCE = {"restoration": 1e-4, "training": 1e-3}
@@ -241,82 +241,23 @@ def training_steps(work: Workload) -> list[Row]:
     return against(details, "training step", "of the gradient's norm", 0.1)
 
 
-class Passes:
-    """Batch sizes of the forward passes of a network, without and with a graph."""
-
-    def __init__(self, network: UNet):
-        self.network, self.sizes = network, {False: [], True: []}
-        self.hook = network.register_forward_hook(self._count)
-
-    def _count(self, _, inputs: tuple, out: Tensor) -> None:
-        self.sizes[out.requires_grad].append(len(out))
-
-    def __enter__(self) -> "Passes":
-        self.backward = -self.network.passes[1]
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.hook.remove()
-        self.backward += self.network.passes[1]
-
-
-def prices(network: UNet, x: Tensor, rounds: int) -> dict[str, float]:
-    """Median seconds of a pass over x: forward, forward with a graph, backward to x, to all."""
-    v = torch.ones_like(x)
-    z = x.clone().requires_grad_()
-
-    def forward() -> None:
-        with torch.no_grad():
-            network(x)
-
-    out = network(z)
-    calls = [
-        forward,
-        lambda: network(z),
-        lambda: torch.autograd.grad(out, z, v, retain_graph=True),
-        lambda: torch.autograd.grad(out, [z, *network.parameters()], v, retain_graph=True),
-    ]
-    taken = np.median(in_turn(calls, rounds), 0).tolist()
-    return dict(zip(("forward", "graph", "backward", "full"), taken, strict=True))
-
-
 def own_network(work: Workload, networks: nn.ModuleDict, steps: int, rounds: int) -> Row:
     """A training step of deqgd against its own passes through the network, timed apart."""
     spec = replace(work.spec, variant="deqgd")
-    # a rate of 0 keeps the same RG at every step
-    optimizer = optimizer_of(networks, 0.0)
-    network, ratios, whole, priced = networks["rg"], [], [], []
+    whole, priced = [], []
     for step in tqdm(range(steps), "deq: own network", disable=None):
         batch = draw_batch(work.crops, list(work.problems.values()), 0, step)
-        with Passes(network) as passes:
-            take_step(spec, networks, optimizer, batch)
-        taken = []
-        x, costs = batch.truth, {}
-        for _ in range(rounds):
-            began = time.perf_counter()
-            take_step(spec, networks, optimizer, batch)
-            taken.append(time.perf_counter() - began)
-            for size in {*passes.sizes[False], *passes.sizes[True]}:
-                costs.setdefault(size, []).append(prices(network, x[:size], 1))
-        price = {
-            size: {key: np.median([c[key] for c in cost]) for key in cost[0]}
-            for size, cost in costs.items()
-        }
-        full = max(price)
-        cost = sum(price[size]["forward"] for size in passes.sizes[False])
-        cost += sum(price[size]["graph"] for size in passes.sizes[True])
-        cost += price[full]["full"] + (passes.backward - 1) * price[full]["backward"]
-        whole.append(float(np.median(taken)))
-        priced.append(float(cost))
-    ratios = np.array(whole) / np.array(priced)
+        found = step_and_passes(spec, networks, batch, rounds)
+        whole.append(found.seconds)
+        priced.append(found.passes)
     return Row(
-        f"DEQ training step against its own network evaluations, {millions(network)}",
+        f"DEQ training step against its own network evaluations, {millions(networks['rg'])}",
         float(np.median(whole)),
         float(np.median(priced)),
         "s",
         sum(whole) / sum(priced),
         "<= 1.1",
-        quartiles(ratios),
+        quartiles(np.array(whole) / np.array(priced)),
         f"ratio is ours / theirs, over {steps} batches of the problems",
     )
 
@@ -413,12 +354,13 @@ def plain_gradients(work: Workload) -> list[Row]:
     return found
 
 
-def rows(work: Workload) -> list[Row]:
+def rows(work: Workload) -> Iterator[Row]:
     """Everything about deep equilibria."""
-    found = [*restorations(work), *training_steps(work)]
+    yield from restorations(work)
+    yield from training_steps(work)
     if work.quick:
-        found.append(own_network(work, work.networks(), 2, 1))
+        yield own_network(work, work.networks(), 2, 1)
     else:
-        found.append(own_network(work, work.networks(), 16, 3))
-        found.append(own_network(work, paper_networks(), 1, 1))
-    return [*found, *plain_gradients(work)]
+        yield own_network(work, work.networks(), 16, 3)
+        yield own_network(work, paper_networks(), 1, 1)
+    yield from plain_gradients(work)

@@ -7,7 +7,7 @@ of the process at a point is that of the point.
 
 import math
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -100,10 +100,11 @@ def axis(work: Workload, name: str) -> Row:
     return Row(f"growth of {name}", seconds[0], seconds[-1], "s", power, note=note, details=details)
 
 
-def rows(work: Workload) -> list[Row]:
+def rows(work: Workload) -> Iterator[Row]:
     """Every axis."""
     if work.quick:
-        return [axis(work, name) for name in AXES]
+        yield from (axis(work, name) for name in AXES)
+        return
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
-        return [pool.submit(axis, work, name).result() for name in AXES]
+        yield from (pool.submit(axis, work, name).result() for name in AXES)

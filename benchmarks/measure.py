@@ -1,11 +1,9 @@
 """What the benchmarks share: timing in turn, a row of the table, and what a finished run offers."""
 
-import importlib
 import operator
 import re
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from rerg.config import InputError, read_yaml
-from rerg.devices import set_up_cpu
 from rerg.images import as_tensor, fetch, prepare, read_images, read_rgb
 from rerg.models import Model, build, load_model
 from rerg.networks import UNet
@@ -55,10 +52,18 @@ class Row:
         return bool(GOALS[compare](self.ratio, float(value)))
 
 
+def wait() -> None:
+    """Wait for what a GPU is still to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def seconds_of(call: Callable[[], object]) -> float:
-    """Wall-clock seconds of a call."""
+    """Wall-clock seconds of a call, on a GPU until it is done."""
+    wait()
     began = time.perf_counter()
     call()
+    wait()
     return time.perf_counter() - began
 
 
@@ -106,13 +111,6 @@ def paper_networks() -> nn.ModuleDict:
 def millions(network: UNet) -> str:
     """How many million weights a network has."""
     return f"{sum(p.numel() for p in network.parameters()) / 1e6:.2g} million weights"
-
-
-def rows_of(name: str, work: "Workload") -> list[Row]:
-    """The rows of one benchmark, on one thread."""
-    warnings.filterwarnings("ignore", module=r"(torch|deepinv|torchdeq)\b.*")
-    set_up_cpu(1)
-    return importlib.import_module(f"benchmarks.{name}").rows(work)
 
 
 @dataclass(frozen=True)
