@@ -11,7 +11,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rerg.checks import check_classes, check_crop, check_kernels, check_name, typed
+from rerg.checks import (
+    check_classes,
+    check_crop,
+    check_kernels,
+    check_name,
+    check_precisions,
+    typed,
+)
 from rerg.config import TIMEOUT, InputError, check, closest, origins, read_yaml
 from rerg.registry import solvers, variants
 from rerg.specs import EquilibriumSpec, ModelSpec, NetworkSpec, ProblemSpec
@@ -130,6 +137,7 @@ class Run:
         self._check_names(files)
         check_kernels(self)
         check_crop(self, origins(files)["training"])
+        check_precisions(self, origins(files))
 
     def _add_baselines(self, files: Sequence[str | Path]) -> None:
         described = {}
@@ -318,6 +326,12 @@ class Run:
         """The problems of the run that the variants are trained on."""
         return [name for name in self.config["problems"] if self.problems[name]["trained"]]
 
+    def precision_of(self, variant: str) -> str:
+        """The precision of a variant's network in training."""
+        return self.config["variants"][variant].get(
+            "precision", self.config["training"]["precision"]
+        )
+
     def model_spec(self, variant: str, seed: int) -> ModelSpec:
         """All that a model depends on, with the images and the code."""
         settings, training = self.config["variants"][variant], self.config["training"]
@@ -332,7 +346,7 @@ class Run:
             crop=training["crop"],
             batch=training["batch"],
             clip=float(training["clip"]),
-            precision=training["precision"],
+            precision=self.precision_of(variant),
             network=NetworkSpec(
                 tuple(network["channels"]), network["blocks"], float(network["scale"])
             ),
