@@ -9,6 +9,7 @@ from snakemake.utils import min_version
 
 min_version("9.19")
 
+from rerg.checks import smallest
 from rerg.code import code_digest
 from rerg.config import InputError
 from rerg.expressions import read_claims
@@ -67,4 +68,3 @@ rule all:
     default_target: True
     input:
         ARTEFACTS,
-        PROVENANCE,

@@ -27,6 +27,7 @@ def _parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_bytes())
 
 
+@cache
 def imports(path: Path) -> list[str]:
     """The modules of this package that a file imports, at its top or inside a function."""
     names = []
@@ -83,6 +84,7 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(" ".join(_meaning(_parsed(path))).encode()).hexdigest()
 
 
+@cache
 def code_digest(script: Path, *modules: str) -> str:
     """sha256 of what a script and its import closure mean."""
     files = {"script": script, **closure(script, *modules)}

@@ -23,8 +23,11 @@ TIMEOUT = 3600  # seconds that a baseline may take for a problem, where it state
 class InputError(ValueError):
     """A fault of the user's input: its text is one line that says where and what was expected."""
 
+    def __init__(self, text: str):
+        super().__init__(" ".join(text.splitlines()))  # a name of the user's may have several
 
-class _UniqueKeys(yaml.SafeLoader):
+
+class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """YAML without a key that stands twice in a mapping: the first would be lost silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -86,18 +89,19 @@ def _describe(error) -> str:
         "maximum": lambda: f"expected at most {error.validator_value}",
         "exclusiveMaximum": lambda: f"expected less than {error.validator_value}",
     }.get(error.validator, lambda: error.message.splitlines()[0])
+    if "description" in error.schema:
+        expected = lambda: f"expected {error.schema['description']}"  # noqa: E731
     if error.validator in ("propertyNames", "pattern"):
         return f"{where or error.instance}: {expected()}".replace(": :", ":")
-    return f"{where}: {expected()}, got {json.dumps(error.instance, default=str)[:60]}"
+    got = f"{expected()}, got {json.dumps(error.instance, default=str)[:60]}"
+    return f"{where}: {got}" if where else got
 
 
 # A whole number written as a float would reach torch as one, and .nan passes every comparison.
 _TYPES = Draft202012Validator.TYPE_CHECKER.redefine_many(
     {
-        "integer": lambda _, x: isinstance(x, int) and not isinstance(x, bool),
-        "number": lambda _, x: (
-            isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
-        ),
+        "integer": lambda _, x: type(x) is int,
+        "number": lambda _, x: type(x) is int or (type(x) is float and math.isfinite(x)),
     }
 )
 Validator = extend(Draft202012Validator, type_checker=_TYPES)

@@ -6,6 +6,7 @@ folder; every run and every clone shares it.
 
 import hashlib
 import logging
+import lzma
 import os
 import stat
 import sys
@@ -14,7 +15,8 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import pooch
@@ -27,6 +29,10 @@ pooch.get_logger().setLevel(logging.ERROR)  # the lines of this module say the s
 
 ATTEMPTS = 4  # per address
 TIMEOUT = (10, 60)  # seconds without a connection, without a byte
+_DAMAGES = (  # of an archive, or of the disk that it is unpacked to
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
+    RuntimeError,  # of zipfile, for encryption and for ways of compression that it lacks
+)
 TRANSIENT = {408, 425, 429}  # states of the client's kind that a later attempt may not meet
 
 
@@ -38,15 +44,67 @@ class _WrongBytes(Exception):
     """The address gave a whole file with another content."""
 
 
+def expand(path: str) -> Path:
+    """A path with its variables and its ~ replaced.
+
+    Raises InputError where ~ stands for no folder.
+    """
+    try:
+        return Path(os.path.expandvars(path)).expanduser()
+    except RuntimeError:
+        raise InputError(f"{path}: expected a path, ~ is no folder here") from None
+
+
 def cache_folder() -> Path:
-    """The folder that keeps downloads: RERG_CACHE, else the platform's cache folder."""
-    return Path(os.environ.get("RERG_CACHE") or pooch.os_cache("rerg")).expanduser()
+    """The folder that keeps downloads: RERG_CACHE, else the platform's cache folder.
+
+    Raises InputError without RERG_CACHE for a user who has no home folder.
+    """
+    return expand(os.environ.get("RERG_CACHE") or str(pooch.os_cache("rerg")))
+
+
+def _unwritable(path: Path, error: OSError) -> DownloadError:
+    reason = error.__cause__ or error  # pooch writes a page around it
+    return DownloadError(
+        f"{path}: cannot be written: {reason}; the environment variable RERG_CACHE names the "
+        f"folder of downloads, now {cache_folder()}"
+    )
+
+
+@contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write to: it replaces `target` at the end, and no sooner.
+
+    Raises InputError where it cannot be written, as on a full disk. One process at a time.
+    """
+    partial = Path(target).with_name(f"{Path(target).name}.partial")
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {error}") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal."""
+    """The sha256 of a file's bytes, in hexadecimal.
+
+    Raises InputError where it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a file is the pointer that Git LFS leaves in the place of a large one."""
     with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return file.read(40).startswith(b"version https://git-lfs.github.com/spec/")
 
 
 def download(
@@ -65,13 +123,17 @@ def download(
     an address that answers that it lacks the file, or gives other bytes, is not asked again.
     The bytes go to a temporary file beside `target`, renamed once they are checked.
 
-    Raises DownloadError: what each address answered, and where to put the file by hand.
+    Raises DownloadError: what each address answered, and where to put the file by hand; or why it
+    cannot be written.
     """
-    if target.exists():
-        if sha256 is None or sha256_of(target).startswith(sha256):
-            return target
-        log.warning("%s: not the bytes of sha256 %s, downloading it anew", target, sha256)
-        target.unlink()
+    try:
+        if target.exists():
+            if sha256 is None or sha256_of(target).startswith(sha256):
+                return target
+            log.warning("%s: not the bytes of sha256 %s, downloading it anew", target, sha256)
+            target.unlink()
+    except OSError as error:
+        raise _unwritable(target, error) from None
 
     http = pooch.HTTPDownloader(
         progressbar=progress and sys.stderr.isatty(), chunk_size=1 << 16, timeout=timeout
@@ -81,7 +143,8 @@ def download(
         http(url, output, registry)
         found = sha256_of(Path(output))
         if sha256 is not None and not found.startswith(sha256):
-            raise _WrongBytes(f"expected sha256 {sha256}, found {found}")
+            pointer = ", a Git LFS pointer" if is_pointer(Path(output)) else ""
+            raise _WrongBytes(f"expected sha256 {sha256}, found {found}{pointer}")
         Path(output).chmod(0o644)  # a temporary file is for its owner alone, the cache is shared
 
     answers = []
@@ -99,7 +162,7 @@ def download(
                 if final:
                     break
             except OSError as error:
-                raise DownloadError(f"{target}: cannot be written: {error}") from None
+                raise _unwritable(target, error) from None
         answers.append(f"{url}: {reason}")
     digest = f" (sha256 {sha256})" if sha256 else ""
     raise DownloadError(
@@ -130,9 +193,13 @@ def unpack(archive: Path, folder: Path) -> None:
     Raises InputError where the archive is damaged, of another kind, or has a member or a link
     that would lie outside of `folder`.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        inside = Path(scratch) / "files"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    with scratch:
+        inside = Path(scratch.name) / "files"
         try:
             if zipfile.is_zipfile(archive):
                 with zipfile.ZipFile(archive) as file:
@@ -142,18 +209,26 @@ def unpack(archive: Path, folder: Path) -> None:
             elif tarfile.is_tarfile(archive):
                 with tarfile.open(archive) as file:
                     file.extractall(inside, filter="data")
+                    _refuse_cut(file)
             else:
                 raise InputError(f"{archive}: expected a tar or zip archive")
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
+        except _DAMAGES as error:
             raise InputError(f"{archive}: cannot be unpacked: {error}") from None
         if not folder.exists():  # else another run was faster
             inside.rename(folder)
 
 
+def _refuse_cut(file: tarfile.TarFile) -> None:
+    # tarfile takes an archive that was cut between two members for a whole one.
+    file.fileobj.seek(file.offset)
+    if file.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("unexpected end of data")
+
+
 def _refuse_unsafe(member: zipfile.ZipInfo) -> None:
     # zipfile would quietly put such a member elsewhere; an archive that has one is not ours.
     path = PurePosixPath(member.filename.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
         raise zipfile.BadZipFile(f"{member.filename!r} would be outside the destination")
     if stat.S_ISLNK(member.external_attr >> 16):
         raise zipfile.BadZipFile(f"{member.filename!r} is a link")

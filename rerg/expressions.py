@@ -59,7 +59,8 @@ def parse(expression: str, methods: Collection[str], problems: Collection[str]) 
     Raises InputError with what is wrong in it.
     """
     try:
-        tree = ast.parse(expression.strip(), mode="eval").body
+        expression = expression.strip()
+        tree = ast.parse(expression, mode="eval").body
     except SyntaxError as error:
         raise InputError(f"not an expression: {error.msg} at column {error.offset}") from None
     if (
@@ -92,8 +93,10 @@ def parse(expression: str, methods: Collection[str], problems: Collection[str]) 
             raise InputError(f"{name} takes {', '.join(kinds)}; got {len(args)} arguments")
         names = []
         for kind, arg in zip(kinds, args, strict=True):
-            # A name such as rerg-gd reads as a subtraction; its text is what is meant.
-            text = arg.value if isinstance(arg, ast.Constant) else ast.unparse(arg).replace(" ", "")
+            # A name such as rerg-gd reads as a subtraction, 1e3 as a number: its text is meant.
+            text = ast.get_source_segment(expression, arg)
+            if isinstance(arg, ast.Constant) and isinstance(arg.value, str):
+                text = arg.value
             if text not in known[kind]:
                 raise InputError(f"unknown {kind} {text}; known: {', '.join(known[kind])}")
             names.append(text)
@@ -121,8 +124,9 @@ def read_claims(
 ) -> list[dict]:
     """The claims of a file, each with its parsed expression under `comparison`.
 
-    Raises InputError, one line that names the file and the claim: an unknown or missing key, an id
-    used twice, an expression that does not parse or names an unknown method or problem.
+    methods, problems: the names that a claim may use, whether the run has them or not. Raises
+    InputError, one line that names the file and the claim: an unknown or missing key, an id used
+    twice, an expression that does not parse or names an unknown method or problem.
     """
     entries = read_yaml(path)
     if not isinstance(entries, list):

@@ -1,4 +1,7 @@
-"""Figures of the benchmark. Every function takes tables or arrays and returns a Figure."""
+"""Figures of the benchmark. Every function takes evidence, tables or arrays and returns a Figure.
+
+A method has one colour, that of its variant, and a solver one line and marker (`rerg.labels`).
+"""
 
 import functools
 import json
@@ -17,34 +20,32 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from scipy.ndimage import uniform_filter
 
-from rerg.scores import INITIAL, TRUTH, psnr, read_trace
-from rerg.tables import (
-    REGRET_HEADS,
+from rerg.config import InputError
+from rerg.labels import (
+    FAST,
+    INITIAL,
+    OTHER,
+    TRUTH,
+    color_of,
+    color_of_variant,
     in_order,
     labels_of,
-    order_of_methods,
+    line_of_solver,
     short_names,
-    without_comparisons,
+    solver_label,
+    variant_label,
 )
+from rerg.scores import read_trace
+from rerg.statistics import Evidence, psnr
+from rerg.tables import DESTROYED, shown_methods
+
+log = logging.getLogger(__name__)
 
 # The subsetter of the PDF's fonts tells of every glyph.
 logging.getLogger("fontTools").setLevel(logging.WARNING)
 
 WIDTH, COLUMN = 7.0, 3.4  # inches: the page and one of its two columns
 
-# Okabe and Ito's palette, which colour-blind readers tell apart.
-COLORS = {
-    "red": "#E69F00",
-    "rg": "#56B4E9",
-    "rg1": "#009E73",
-    "deqgd": "#CC79A7",
-    "rerg": "#D55E00",
-    "mtdeq": "#0072B2",
-}
-OTHER = "#555555"  # baselines and controls
-SOLVER_STYLES = {"fast": ("-", "o"), "gd": ("--", "s"), "adam": (":", "^")}
-SOLVER_LABELS = {"fast": "fast", "gd": "GD", "adam": "Adam-GD"}
-OTHER_STYLE = ("-.", "D")
 STYLE = {
     **sns.axes_style("ticks"),
     "font.family": "DejaVu Sans",
@@ -65,11 +66,6 @@ STYLE = {
     "pdf.fonttype": 42,
     "savefig.dpi": 250,
 }
-
-
-def color_of(method: str, methods: Mapping[str, Mapping]) -> str:
-    """A method has its variant's colour, whatever the solver."""
-    return COLORS.get(methods.get(method, {}).get("variant", ""), OTHER)
 
 
 def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -119,8 +115,8 @@ def examples(
     ``rows`` maps the problem to {method: image (3, H, W) in [0, 1] scale}, of one image each and
     with the ground truth (`rerg.scores.images_of`). The PSNR is that of the table of scores.
     """
-    present = pd.Series([method for row in rows.values() for method in row])
-    columns = in_order(present, order_of_methods(methods))
+    present = [method for row in rows.values() for method in row]
+    columns = in_order(present, list(labels_of(methods)))
     labels, names = labels_of(methods), short_names(problems)
     side = (WIDTH - 0.2) / len(columns)
     heights = [max(x.shape[1] / x.shape[2] for x in row.values()) for row in rows.values()]
@@ -169,97 +165,125 @@ def mean_trace(cells: Sequence[str]) -> np.ndarray:
     return np.column_stack([grid, np.mean(curves, axis=0)])
 
 
-GD_LINES = {"adam": ("-", "solid: GD by Adam"), "gd": ("--", "dashed: plain GD")}
+def _traces(evidence: Evidence, problem: str) -> dict[str, list[str]]:
+    """Method to the traces of all its images and seeds on a problem, where none is missing."""
+    traces = {}
+    for method in evidence.methods:
+        if evidence.ran(method, problem):
+            cells = evidence.rows(method, problem)["trace"]
+            if cells.notna().all() and (method, problem) not in evidence.missing:
+                traces[method] = list(cells)
+            elif cells.notna().any():
+                log.warning("%s on %s is not drawn: an image has no trace", method, problem)
+    return traces
 
 
 @_styled
-def iterations(
-    scores: pd.DataFrame,
-    problem: str,
-    methods: Mapping[str, Mapping],
-    problems: Mapping[str, Mapping],
-) -> Figure:
-    """Average PSNR over the iterations of GD for one problem, every RG that was run so.
+def iterations(evidence: Evidence, problem: str, problems: Mapping[str, Mapping]) -> Figure:
+    """Average PSNR over the iterations of descent for one problem, every RG that was run so.
 
-    Solid: GD by Adam on the image, as PnP-ReG runs it; dashed: plain GD.
+    The average is over images and seeds. The lines are those of the solvers where several descend.
     """
-    solved = scores[(scores["problem"] == problem) & scores["trace"].notna()]
-    by_gd = [
-        name
-        for name in in_order(solved["method"], list(methods))
-        if methods.get(name, {}).get("solver") in GD_LINES
-    ]
-    if not by_gd:
+    entries = evidence.entries
+    traces = {
+        name: cells
+        for name, cells in _traces(evidence, problem).items()
+        if entries.get(name, {}).get("solver", FAST) != FAST
+    }
+    if not traces:
         return absent(f"no method was run by GD on {problem} with a trace")
-    used = {methods[name]["solver"] for name in by_gd}
-    names = [name for solver, (_, name) in GD_LINES.items() if solver in used]
-    figure = Figure(figsize=(COLUMN, 2.5), layout="constrained")
+    used = list(dict.fromkeys(entries[name]["solver"] for name in traces))
+    figure = Figure(figsize=(COLUMN, 2.6), layout="constrained")
     ax = figure.subplots()
-    ends = {}
-    for name in by_gd:
-        trace = mean_trace(solved.loc[solved["method"] == name, "trace"])
-        label = methods[name]["label"].removesuffix(", Adam-GD")
-        style, _ = GD_LINES[methods[name]["solver"]]
-        ax.plot(*trace.T, style, color=color_of(name, methods), label=label)
-        ends[name] = trace[-1]
-    initial = scores.loc[
-        (scores["problem"] == problem) & (scores["method"] == INITIAL), "psnr"
-    ].mean()
-    ax.axhline(initial, color=OTHER, linestyle=":", linewidth=1, label="initial image")
+    last = 0.0
+    for name, cells in traces.items():
+        trace = mean_trace(cells)
+        solver = entries[name]["solver"]
+        line, _ = line_of_solver(solver) if len(used) > 1 else ("-", "")
+        label = entries[name]["label"] if len(used) > 1 else variant_label(entries[name]["variant"])
+        ax.plot(*trace.T, line, color=color_of(name, entries), label=label)
+        last = max(last, trace[-1, 0])
+    if evidence.ran(INITIAL, problem):
+        start = evidence.mean(INITIAL, problem)[0]
+        ax.axhline(start, color=OTHER, linestyle=(0, (1, 3)), linewidth=1, label="initial image")
     ax.set(
-        xlabel=f"network evaluations ({', '.join(names)})",
+        xlabel=f"network evaluations ({', '.join(map(solver_label, used))})",
         ylabel="average PSNR (dB)",
         title=problems[problem]["label"] if problem in problems else problem,
-        xlim=(0, max(end[0] for end in ends.values())),
+        xlim=(0, last),
     )
-    figure.legend(loc="outside lower center", ncols=5, handlelength=1.2, columnspacing=1.0)
+    figure.legend(loc="outside lower center", ncols=3, handlelength=2.0, columnspacing=1.0)
     return figure
 
 
 @_styled
-def regret(
-    table: pd.DataFrame, methods: Mapping[str, Mapping], problems: Mapping[str, Mapping]
-) -> Figure:
-    """Regret per problem and, beside it, each RG's worst case with its 95 % interval.
+def regret(evidence: Evidence, problems: Mapping[str, Mapping]) -> Figure:
+    """Regret per problem and, beside it, each RG's worst case: mean, 95 % interval and seeds.
 
-    ``table`` is that of `rerg.tables.regret`.
+    The RGs of a solver stand together, as the regret is among them. A point is one seed's worst
+    case, the large one that of the mean over the seeds.
     """
-    if table.empty:
-        return absent("no RG was scored")
-    columns = [name for name in table.columns if name not in REGRET_HEADS]
-    labels = [labels_of(methods).get(name, name) for name in table.index]
-    figure = Figure(figsize=(WIDTH, 1.0 + 0.3 * len(table)), layout="constrained")
+    rgs = [rg for group in evidence.procedures.values() for rg in group]
+    if not rgs:
+        return absent("no two RGs were scored with one solver")
+    cells = np.array(
+        [
+            [
+                evidence.regret(rg, p)[0] if p in evidence.compared(rg) else math.nan
+                for p in evidence.problems
+            ]
+            for rg in rgs
+        ]
+    )
+    shown = labels_of(evidence.entries)
+    labels = [shown[rg] + (DESTROYED if rg in evidence.destroyed else "") for rg in rgs]
+    figure = Figure(figsize=(WIDTH, 1.1 + 0.3 * len(rgs)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[3, 1])
+    finite = cells[np.isfinite(cells)]
     sns.heatmap(
-        table[columns],
+        cells,
         ax=left,
         cmap=sns.light_palette("#888888", as_cmap=True),  # black digits stay readable
         vmin=0,
         # One diverging RG would otherwise leave all other cells white.
-        vmax=max(0.5, float(np.nanquantile(table[columns], 0.9))),
+        vmax=max(0.5, float(np.quantile(finite, 0.9))) if finite.size else 1,
         annot=True,
-        fmt=".2f",
+        fmt=".2f" if len(evidence.problems) < 16 else ".1f",
         annot_kws={"size": 7, "color": "black"},
         linewidths=0.5,
         cbar=False,
-        xticklabels=[short_names(problems).get(name, name) for name in columns],
+        xticklabels=[short_names(problems).get(name, name) for name in evidence.problems],
         yticklabels=labels,
     )
     left.tick_params(length=0)
     left.set_xticklabels(left.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     left.set_yticklabels(left.get_yticklabels(), rotation=0)
     left.set(xlabel="", ylabel="", title="regret (dB): best RG of the problem minus this RG")
+    for group in np.cumsum([len(group) for group in evidence.procedures.values()])[:-1]:
+        left.axhline(group, color="black", linewidth=0.8)
 
-    for position, name in enumerate(table.index):
-        worst, low, high = table.loc[name, ["max", "max_low", "max_high"]]
-        color = color_of(name, methods)
-        right.plot([low, high], [position + 0.5] * 2, color=color, solid_capstyle="round")
-        right.plot(worst, position + 0.5, "o", color=color, markersize=5, clip_on=False)
+    by_seed = evidence.by_seed() if len(evidence.seeds) > 1 else {}
+    for position, rg in enumerate(rgs):
+        worst, color = evidence.worst_regret(rg), color_of(rg, evidence.entries)
+        height = position + 0.5
+        right.plot(evidence.interval(worst), [height] * 2, color=color, solid_capstyle="round")
+        right.plot(worst[0], height, "o", color=color, markersize=5, clip_on=False)
+        for e in by_seed.values():
+            right.plot(
+                e.worst_regret(rg)[0],
+                height + 0.25,
+                "o",
+                color=color,
+                markersize=3,
+                markerfacecolor="white",
+                markeredgewidth=0.8,
+                clip_on=False,
+            )
     right.set(
         ylim=left.get_ylim(),
         yticks=left.get_yticks(),
         yticklabels=[],
-        title="worst case (dB)",
+        title="worst case (dB)" + (", ○ seeds" if by_seed else ""),
     )
     right.tick_params(axis="y", length=0)
     right.set_xlim(left=0)
@@ -268,22 +292,22 @@ def regret(
 
 
 @_styled
-def bound(scores: pd.DataFrame, methods: Mapping[str, Mapping]) -> Figure:
-    """Bound against true error, a point per image and problem, a panel per method."""
-    main = without_comparisons(scores, methods)
+def bound(evidence: Evidence) -> Figure:
+    """Bound against true error, a point per image, problem and seed, a panel per method."""
+    main = evidence.scores[evidence.scores["method"].isin(shown_methods(evidence))]
     measured = main[main["bound_q"].notna()]
-    names = in_order(measured["method"], list(methods))
+    names = in_order(measured["method"], evidence.methods)
     if not names:
         return absent("no restoration comes with a bound")
     shown = measured[["error", "bound"]].astype("float64")
     limits = [0.7 * shown.min().min(), 1.4 * shown.max().max()]
     count = min(3, len(names))
-    figure = Figure(figsize=(WIDTH, 2.2 * math.ceil(len(names) / count)), layout="constrained")
-    axes = figure.subplots(
-        math.ceil(len(names) / count), count, sharex=True, sharey=True, squeeze=False
-    )
+    lines = math.ceil(len(names) / count)
+    figure = Figure(figsize=(WIDTH, 2.2 * lines + 0.2), layout="constrained")
+    axes = figure.subplots(lines, count, sharex=True, sharey=True, squeeze=False)
     for ax in axes.flat[len(names) :]:
         ax.remove()
+    labels = labels_of(evidence.entries)
     for ax, name in zip(axes.flat, names, strict=False):
         points = measured[measured["method"] == name]
         ax.scatter(
@@ -292,7 +316,7 @@ def bound(scores: pd.DataFrame, methods: Mapping[str, Mapping]) -> Figure:
             s=9,
             alpha=0.6,
             linewidths=0,
-            color=color_of(name, methods),
+            color=color_of(name, evidence.entries),
         )
         ax.plot(limits, limits, color="black", linewidth=0.7)
         unbounded = int((points["bound_q"] >= 1).sum())
@@ -305,7 +329,8 @@ def bound(scores: pd.DataFrame, methods: Mapping[str, Mapping]) -> Figure:
             va="bottom",
             fontsize=7,
         )
-        ax.set(xscale="log", yscale="log", title=labels_of(methods).get(name, name))
+        title = labels.get(name, name) + (DESTROYED if name in evidence.destroyed else "")
+        ax.set(xscale="log", yscale="log", title=title)
         if np.isfinite(limits).all():
             ax.set(xlim=limits, ylim=limits)
     figure.supxlabel("true error, RMS (intensity in [0, 1])", fontsize=8)
@@ -313,38 +338,89 @@ def bound(scores: pd.DataFrame, methods: Mapping[str, Mapping]) -> Figure:
     return figure
 
 
+def read_curve(path: Path) -> pd.DataFrame:
+    """A training's table: `evaluations`, `loss` and, where the variant has it, `lost`, as numbers.
+
+    Raises InputError, one line, where it is no CSV table, has no row or lacks a column.
+    """
+    table = _read(path, ("evaluations", "loss"))
+    numbers = [name for name in ("evaluations", "loss", "lost") if name in table]
+    return table[numbers].apply(pd.to_numeric, errors="coerce")
+
+
+def read_trials(path: Path) -> pd.DataFrame:
+    """A table of trials: `problem` as text, `parameters` as mappings, `psnr` in dB or nan.
+
+    Raises InputError, one line, where it is no CSV table, has no row, lacks a column, or has
+    parameters that are no JSON mapping.
+    """
+    table = _read(path, ("problem", "parameters", "psnr"))
+    try:
+        parameters = [dict(json.loads(cell)) for cell in table["parameters"]]
+    except (ValueError, TypeError):
+        raise InputError(f"{path}: column 'parameters': expected JSON mappings") from None
+    return pd.DataFrame(
+        {
+            "problem": table["problem"],
+            "parameters": parameters,
+            "psnr": pd.to_numeric(table["psnr"], errors="coerce"),
+        }
+    )
+
+
+def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A CSV table as text: a problem may be called 50, 1e3 or NA."""
+    try:
+        table = pd.read_csv(path, dtype="str", keep_default_na=False, encoding="utf-8")
+    except (OSError, ValueError) as error:  # pandas' own errors of parsing are ValueErrors
+        reason = str(error).strip().splitlines()
+        raise InputError(f"{path}: not a CSV table ({reason[0] if reason else error!r})") from None
+    for column in columns:
+        if column not in table:
+            raise InputError(f"{path}: column '{column}' is missing")
+    if table.empty:
+        raise InputError(f"{path}: the table has no rows")
+    return table
+
+
 @_styled
-def training(curves: Mapping[str, pd.DataFrame], methods: Mapping[str, Mapping]) -> Figure:
+def training(
+    curves: Mapping[tuple[str, int], pd.DataFrame], methods: Mapping[str, Mapping]
+) -> Figure:
     """Training loss over network evaluations, a panel per variant, and the share of fixed points.
 
-    ``curves`` maps the variant to its training table with the columns `evaluations`, `loss` and,
-    for those that learn at the equilibrium, `lost` (share of the images without a fixed point).
-    Each variant has its own loss, so the panels share no axis of values.
+    ``curves`` maps the variant and the seed to its training table (`read_curve`), `lost` the share
+    of the images without a fixed point, for those that learn at the equilibrium. Each variant has
+    its own loss, so the panels share no axis of values. A line is a seed.
     """
-    labels = {entry["variant"]: entry["label"] for entry in methods.values() if "variant" in entry}
-    labels |= {name: methods[name]["label"] for name in curves if name in methods}
-    names = in_order(pd.Series(list(curves)), list(COLORS))
+    if not curves:
+        return absent("no variant was trained")
+    order = [entry["variant"] for entry in methods.values() if "variant" in entry]
+    names = in_order({variant for variant, _ in curves}, list(dict.fromkeys(order)))
     columns = 4
     rows = math.ceil((len(names) + 1) / columns)
-    figure = Figure(figsize=(WIDTH, 1.6 * rows + 0.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.6 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
+    share = axes[len(names)]
     for ax, name in zip(axes, names, strict=False):
-        curve = curves[name]
-        color = COLORS.get(name, OTHER)
-        thousands = curve["evaluations"] / 1000
-        ax.plot(thousands, curve["loss"], color=color, alpha=0.25, linewidth=0.6)
-        smooth = curve["loss"].rolling(max(1, len(curve) // 15), min_periods=1, center=True)
-        ax.plot(thousands, smooth.median(), color=color)
-        low, high = np.nanquantile(curve["loss"], [0.0, 0.98])
+        color, ends = color_of_variant(name), []
+        of_seeds = [curve for (variant, _), curve in curves.items() if variant == name]
+        for curve in of_seeds:
+            thousands = curve["evaluations"] / 1000
+            if len(of_seeds) == 1:
+                ax.plot(thousands, curve["loss"], color=color, alpha=0.25, linewidth=0.6)
+            smooth = curve["loss"].rolling(max(1, len(curve) // 15), min_periods=1, center=True)
+            ax.plot(thousands, smooth.median(), color=color, linewidth=1.2 / len(of_seeds) ** 0.3)
+            if "lost" in curve:
+                share.plot(thousands, 100 * (1 - curve["lost"]), color=color, linewidth=1)
+            finite = curve["loss"][np.isfinite(curve["loss"])]
+            if len(finite):
+                ends.append(np.quantile(finite, [0.0, 0.98]))
+        low, high = np.transpose(ends) if ends else ([0], [0])
+        low, high = min(low), max(high)
         if high > low:  # a first step far off would flatten the rest
             ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
-        ax.set_title(f"{labels.get(name, name)}, loss")
-    share = axes[len(names)]
-    for name in names:
-        curve = curves[name]
-        if "lost" in curve:
-            found = 100 * (1 - curve["lost"])
-            share.plot(curve["evaluations"] / 1000, found, color=COLORS.get(name, OTHER))
+        ax.set_title(f"{variant_label(name)}, loss")
     share.set(ylim=(-3, 103), title="fixed points found (%)")
     for ax in axes[len(names) + 1 :]:
         ax.remove()
@@ -353,39 +429,38 @@ def training(curves: Mapping[str, pd.DataFrame], methods: Mapping[str, Mapping])
 
 
 @_styled
-def evaluations(
-    scores: pd.DataFrame, methods: Mapping[str, Mapping], problems: Mapping[str, Mapping]
-) -> Figure:
+def evaluations(evidence: Evidence, problems: Mapping[str, Mapping]) -> Figure:
     """Average PSNR against network evaluations, a panel per problem that compares solvers.
 
-    The colour is the variant, the line and the marker at its end the solver. Where the run compares
-    no solvers every problem has a panel.
+    The colour is the variant, the line and the marker at its end the solver; the average is over
+    images and seeds. Where the run compares no solvers every problem has a panel.
     """
-    traced = scores[scores["trace"].notna()]
-    if traced.empty:
+    entries = evidence.entries
+    traces = {p: t for p in evidence.problems if (t := _traces(evidence, p))}
+    if not traces:
         return absent("no restoration comes with a trace of its network evaluations")
-    variant = traced["method"].map(lambda name: methods.get(name, {}).get("variant", name))
-    solver = traced["method"].map(lambda name: methods.get(name, {}).get("solver", "own"))
-    traced = traced.assign(variant=variant, solver=solver)
-    solvers = traced.groupby(["problem", "variant"])["solver"].nunique().groupby("problem").max()
-    compared = solvers.index[solvers > 1] if (solvers > 1).any() else solvers.index
 
-    names = in_order(pd.Series(compared), list(problems))
+    def variant_of(method: str) -> str:
+        return entries.get(method, {}).get("variant", method)
+
+    def solver_of(method: str) -> str:
+        return entries.get(method, {}).get("solver", "own")
+
+    compared = [p for p, t in traces.items() if len(set(map(variant_of, t))) < len(t)]
+    names = compared or list(traces)
     columns = min(4, len(names))
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(WIDTH, 1.9 * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.9 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
     for ax, problem in zip(axes, names, strict=False):
-        here = traced[traced["problem"] == problem]
-        for method in in_order(here["method"], list(methods)):
-            lines = here[here["method"] == method]
-            trace = mean_trace(lines["trace"])
+        for method, cells in traces[problem].items():
+            trace = mean_trace(cells)
             trace = trace[trace[:, 0] > 0]
-            line, marker = SOLVER_STYLES.get(lines["solver"].iloc[0], OTHER_STYLE)
+            line, marker = line_of_solver(solver_of(method))
             ax.plot(
                 *trace.T,
                 line,
-                color=color_of(method, methods),
+                color=color_of(method, entries),
                 linewidth=1,
                 marker=marker,
                 markevery=[-1],
@@ -396,16 +471,17 @@ def evaluations(
     for ax in axes[len(names) :]:
         ax.remove()
 
-    labels = labels_of(methods)
+    drawn = [method for problem in names for method in traces[problem]]
     handles = [
-        Line2D([], [], color=COLORS.get(name, OTHER), label=labels.get(name, name))
-        for name in in_order(traced["variant"], list(COLORS))
+        Line2D([], [], color=color_of_variant(name), label=variant_label(name))
+        for name in dict.fromkeys(map(variant_of, drawn))
     ]
-    for name in in_order(traced["solver"], list(SOLVER_STYLES)):
-        line, marker = SOLVER_STYLES.get(name, OTHER_STYLE)
-        label = SOLVER_LABELS.get(name, name)
-        handles.append(Line2D([], [], color=OTHER, linestyle=line, marker=marker, label=label))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    for name in dict.fromkeys(map(solver_of, drawn)):
+        line, marker = line_of_solver(name)
+        handles.append(
+            Line2D([], [], color=OTHER, linestyle=line, marker=marker, label=solver_label(name))
+        )
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), columnspacing=1)
     figure.supxlabel("network evaluations", fontsize=8)
     figure.supylabel("average PSNR (dB)", fontsize=8)
     return figure
@@ -415,25 +491,31 @@ def evaluations(
 def tuning(
     tables: Mapping[str, pd.DataFrame],
     methods: Mapping[str, Mapping],
+    declared: Mapping[str, Mapping[str, float]],
     problems: Mapping[str, Mapping],
 ) -> Figure:
     """PSNR on the validation images over a tuned parameter, a panel per problem.
 
-    ``tables`` maps the method to its trials (`rerg.tuning`); a method that tunes several parameters
-    is left to its table. The values are relative to the declared one, so that all share an axis.
+    ``tables`` maps what was tuned, a variant or a baseline, to its trials (`read_trials`); one that
+    tunes several parameters is left to its table. The values are relative to the ``declared``
+    ones, 1 where there is none, so that all share an axis.
     """
     curves = {}
     for name, table in tables.items():
-        parameters = table["parameters"].map(json.loads)
-        if len(parameters[0]) == 1:
-            (key,) = parameters[0]
-            declared = methods.get(name, {}).get("parameters", {}).get(key, 1)
-            curves[name] = table.assign(value=[p[key] / declared for p in parameters])
-    names = in_order(pd.concat(tables)["problem"], list(problems))
+        keys = list(dict.fromkeys(key for cell in table["parameters"] for key in cell))
+        if len(keys) == 1:
+            (key,) = keys
+            one = declared.get(name, {}).get(key, 1)
+            values = [cell.get(key, math.nan) / one for cell in table["parameters"]]
+            curves[name] = table.assign(value=values)
+    if not curves:
+        return absent("nothing was tuned by one parameter")
+    names = in_order(pd.concat(curves.values())["problem"], list(problems))
     columns = min(4, len(names))
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(WIDTH, 1.6 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.6 * rows + 0.8), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
+    colors = {name: color_of_variant(methods.get(name, {}).get("variant", name)) for name in curves}
     for ax, problem in zip(axes, names, strict=False):
         bests = []
         for name, table in curves.items():
@@ -441,7 +523,7 @@ def tuning(
             line = line.sort_values("value")
             if line.empty:
                 continue
-            color = color_of(name, methods)
+            color = colors[name]
             style = "-" if color != OTHER else "--"
             ax.plot(line["value"], line["psnr"], style, color=color, linewidth=1)
             chosen = line.loc[line["psnr"].idxmax()]
@@ -459,17 +541,17 @@ def tuning(
             ax.set_ylim(bottom=max(min(bests) - 1, ax.get_ylim()[0]))
         ax.set_xscale("log")
         ax.set_title(short_names(problems).get(problem, problem))
-        ax.xaxis.set_major_locator(LogLocator(numticks=9))
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
         ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.tick_params(labelbottom=True)
     for ax in axes[len(names) :]:
         ax.remove()
-    labels = labels_of(methods)
+    order = list(dict.fromkeys(entry.get("variant", name) for name, entry in methods.items()))
     handles = [
-        Line2D([], [], color=COLORS[name], label=labels.get(name, name))
-        for name in in_order(pd.Series(list(curves)), list(COLORS))
-        if name in COLORS
+        Line2D([], [], color=colors[name], label=variant_label(name))
+        for name in in_order(curves, order)
+        if colors[name] != OTHER
     ]
     if len(handles) < len(curves):
         handles.append(Line2D([], [], color=OTHER, linestyle="--", label="baselines"))
@@ -477,5 +559,5 @@ def tuning(
         handles.append(Line2D([], [], color=OTHER, marker="o", linestyle="", mfc=face, label=label))
     figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / 2))
     figure.supxlabel("σ, or a baseline's parameter, relative to its declared value", fontsize=8)
-    figure.supylabel("average PSNR on the validation images (dB)", fontsize=8)
+    figure.supylabel("validation PSNR (dB)", fontsize=8)
     return figure

@@ -5,11 +5,13 @@ Every file that is read was checked against a digest: of the registry, or of the
 
 import hashlib
 import importlib.util
+import io
 import logging
-import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,11 +19,12 @@ from typing import TYPE_CHECKING, TypeVar
 import h5py
 import numpy as np
 import scipy.io
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from rerg.config import InputError
-from rerg.downloads import cache_folder, download, sha256_of, unpack
+from rerg.downloads import cache_folder, download, expand, sha256_of, unpack, whole
+from rerg.kernels import normalized
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +33,14 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CONNECTIONS = 8
+LARGEST = 2**30  # pixels of an image, each of which takes 7 bytes of memory while it is read
+Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is for uploads by strangers; LARGEST is ours
+HIDDEN = re.compile(r"\..*|thumbs\.db|ehthumbs\.db|desktop\.ini|@eadir", re.IGNORECASE)
+
+
+def _line(error: Exception) -> str:
+    """What a library says, in one line; HDF5 takes several."""
+    return " ".join(str(error).split())
 
 
 def read_digests(path: Path) -> dict[str, str]:
@@ -39,11 +50,14 @@ def read_digests(path: Path) -> dict[str, str]:
     """
     digests = {}
     try:
-        lines = Path(path).read_text().splitlines()
+        with Path(path).open(encoding="utf-8") as file:
+            lines = list(file)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
     for number, line in enumerate(lines, 1):
-        digest, _, name = line.partition("  ")
+        digest, _, name = line.removesuffix("\n").partition("  ")
         if len(digest) != 64 or not name:
             raise InputError(f"{path}: line {number}: expected '<sha256>  <file name>'")
         digests[name] = digest
@@ -55,7 +69,7 @@ def fetch(dataset: str, entry: Mapping, lock: Path, *, backoff: float = 1.0) -> 
 
     The digests that the files must have are the registry's; where it has none, those of a `lock`
     that an earlier run left, else the files are trusted on first sight.
-    Raises InputError where a file is missing, cannot be downloaded or has other bytes.
+    Raises InputError where a file is missing, cannot be downloaded or read, or has other bytes.
     """
     expected, origin = _expected(entry, lock)
     folder = _folder(entry)
@@ -71,8 +85,9 @@ def fetch(dataset: str, entry: Mapping, lock: Path, *, backoff: float = 1.0) -> 
         _check(name, _locate(dataset, entry, name), digests[name], expected, origin)
     if lost := sorted(set(expected) - set(digests)):
         raise InputError(f"{dataset}: {lost[0]}: no such file, but {origin} lists it")
-    Path(lock).parent.mkdir(parents=True, exist_ok=True)
-    Path(lock).write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
+    lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+    with whole(lock) as partial:
+        partial.write_text(lines, encoding="utf-8")
     if not expected:
         log.info("%s: %d files trusted on first sight, locked in %s", dataset, len(names), lock)
     log.info("%s: %d files", dataset, len(names))
@@ -95,8 +110,8 @@ def _check(name: str, path: Path, found: str, expected: Mapping, origin: str) ->
 
 def _folder(entry: Mapping) -> Path | None:
     """The user's folder of an entry, where there is one."""
-    folder = Path(os.path.expandvars(entry.get("folder", ""))).expanduser()
-    return folder if "folder" in entry and folder.is_dir() else None
+    folder = expand(entry["folder"]) if "folder" in entry else None
+    return folder if folder and folder.is_dir() else None
 
 
 def _locate(dataset: str, entry: Mapping, name: str) -> Path:
@@ -106,7 +121,7 @@ def _locate(dataset: str, entry: Mapping, name: str) -> Path:
         return Path(importlib.util.find_spec("skimage").origin).parent / "data" / name
     if folder := _folder(entry):
         for path in (folder / name, folder / Path(name).name):
-            if path.exists():
+            if path.exists() or path.is_symlink():  # a broken link is named, not passed over
                 return path
     return cache_folder() / dataset / (name if "archive" in entry else Path(name).name)
 
@@ -114,19 +129,33 @@ def _locate(dataset: str, entry: Mapping, name: str) -> Path:
 def _existing(dataset: str, entry: Mapping, name: str) -> Path:
     path = _locate(dataset, entry, name)
     if not path.is_file():
-        raise InputError(f"{dataset}: {path}: no such file")
+        found = f"a broken link to {path.readlink()}" if path.is_symlink() else "no such file"
+        raise InputError(f"{dataset}: {path}: {found}")
     return path
 
 
 def _list(dataset: str, entry: Mapping) -> list[str]:
-    """The files of an archive or a folder that the entry's pattern chooses."""
+    """The files of an archive or a folder that the entry's pattern chooses.
+
+    Folders, and what systems hide among the files, are passed over.
+    """
     folder = _folder(entry)
     if entry["source"] == "folder" and folder is None:
         raise InputError(f"{dataset}: {entry['folder']}: no such folder; put the images there")
     folder = folder or cache_folder() / dataset
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.glob(entry["pattern"]))
+    found = [path.relative_to(folder) for path in folder.glob(entry["pattern"])]
+    names = sorted(
+        path.as_posix()
+        for path in found
+        if not any(map(HIDDEN.fullmatch, path.parts)) and not (folder / path).is_dir()
+    )
     if not names:
         raise InputError(f"{dataset}: {folder}: expected files like {entry['pattern']}, found none")
+    for name in names:
+        if re.search("[\0-\x1f\x7f\ud800-\udfff]", name):  # a line of the lock, a key of HDF5
+            raise InputError(
+                f"{dataset}: {folder}: {name!r}: expected a file name in UTF-8 without line breaks"
+            )
     return names
 
 
@@ -157,9 +186,10 @@ def _download_archive(dataset: str, entry: Mapping, backoff: float) -> None:
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """The pixels of an image file, uint8 (H, W, 3).
+    """The pixels of an image file, uint8 (H, W, 3), upright: turned as its EXIF orientation says.
 
-    Raises InputError where the file is missing, no image, damaged, or not RGB with 8 bits.
+    Raises InputError where the file is missing, no image, damaged, not RGB with 8 bits, where it
+    has several frames or more than 2³⁰ pixels.
     """
     try:
         with Image.open(path) as image:
@@ -168,15 +198,25 @@ def read_rgb(path: Path) -> np.ndarray:
             if image.mode != "RGB" or deep:
                 found = "16 bits" if deep or "16" in image.mode else f"mode {image.mode}"
                 raise InputError(f"{path}: expected an RGB image of 8 bits, found {found}")
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                raise InputError(f"{path}: expected one frame, found {frames}")
+            if image.width * image.height > LARGEST:
+                raise InputError(
+                    f"{path}: expected at most {LARGEST} pixels, "
+                    f"found {image.height} x {image.width}"
+                )
+            ImageOps.exif_transpose(image, in_place=True)
             return np.array(image)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such image") from None
     except UnidentifiedImageError:
         raise InputError(f"{path}: expected an image (PNG, JPEG, BMP, TIFF), found none") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: damaged image: {error}") from None
+    except MemoryError:
+        raise InputError(f"{path}: does not fit into memory") from None
+    except Exception as error:  # a decoder raises what it likes
+        raise InputError(f"{path}: damaged image: {_line(error)}") from None
 
 
 def _cut(entry: Mapping, name: str, pixels: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -196,34 +236,83 @@ def _cut(entry: Mapping, name: str, pixels: np.ndarray) -> Iterator[tuple[str, n
         yield f"{stem}-{number}", tile
 
 
+class _Disk(io.FileIO):
+    """A new file for HDF5 to write to: what the disk refuses is kept in `error`, and not raised.
+
+    HDF5 swallows such an error at best, and breaks the process where it cannot close the file.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data) -> None:
+        rest = memoryview(data).cast("B")
+        try:
+            while rest:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+
+    def truncate(self, size=None) -> None:
+        try:
+            super().truncate(size)
+        except OSError as error:
+            self.error = error
+
+
+@contextmanager
+def _new_images(target: Path) -> Iterator[tuple[h5py.File, _Disk]]:
+    """A file for images at `target`, which appears there once it is whole."""
+    with whole(target) as partial, _Disk(partial, "w+") as disk:
+        # low bounds of the format's versions: the same layout with every later library
+        with h5py.File(disk, "w", track_order=True, libver=("earliest", "v110")) as file:
+            yield file, disk
+        if disk.error:
+            raise disk.error
+
+
 def prepare(dataset: str, entry: Mapping, lock: Path, target: Path, smallest: int) -> None:
     """Write the images of a fetched entry to one HDF5 file, the same bytes at every time.
 
     One contiguous uint8 dataset (H, W, 3) per image, its key the image id; its attributes are
     `sha256` of the file it comes from and `pixels`, sha256 of shape and pixels.
     Raises InputError where a file is missing or is not the one that `lock` has, where an image is
-    damaged, not RGB with 8 bits, or has a side under `smallest` pixels, and where ids collide.
+    damaged, not RGB with 8 bits, or has a side under `smallest` pixels, where ids collide, and
+    where `target` cannot be written.
     """
     digests = read_digests(lock)
-    # low bounds of the format's versions: the same layout with every later library
-    with h5py.File(target, "w", track_order=True, libver=("earliest", "v110")) as file:
+    with _new_images(target) as (file, disk):
         for name, digest in tqdm(digests.items(), f"{dataset}: preparing", disable=None):
             path = _existing(dataset, entry, name)
             _check(name, path, sha256_of(path), digests, str(lock))
             for image, pixels in _cut(entry, name, read_rgb(path)):
                 if min(pixels.shape[:2]) < smallest:
                     raise InputError(
-                        f"{path}: expected at least {smallest} x {smallest} pixels, "
-                        f"found {pixels.shape[0]} x {pixels.shape[1]}"
+                        f"{path}: {image}: expected at least {smallest} x {smallest} pixels, for "
+                        "a crop of training (training.crop) or for the kernels and scores of a "
+                        f"restoration; found {pixels.shape[0]} x {pixels.shape[1]}"
                     )
                 if image in file:
                     raise InputError(f"{path}: {dataset} has another image named {image}")
                 stored = file.create_dataset(image, data=pixels, track_times=False)
                 stored.attrs["sha256"] = digest
                 stored.attrs["pixels"] = _pixel_digest(pixels)
+            if disk.error:
+                raise disk.error
         if not file:
             raise InputError(f"{dataset}: no image; expected at least one")
         log.info("%s: %d images", dataset, len(file))
+
+
+def open_images(path: Path) -> h5py.File:
+    """A prepared file, for reading.
+
+    No lock is asked for: the rules write a file before others read it, and NFS or Lustre may be
+    without locks. Raises InputError where the file is missing or not whole.
+    """
+    try:
+        return h5py.File(path, locking=False)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened as HDF5: {_line(error)}") from None
 
 
 def _pixel_digest(pixels: np.ndarray) -> str:
@@ -233,21 +322,29 @@ def _pixel_digest(pixels: np.ndarray) -> str:
 def prepare_kernels(dataset: str, entry: Mapping, lock: Path, target: Path) -> None:
     """Write the kernels of a fetched MATLAB file to an .npz: keys "0", "1", ..., float64 (k, k).
 
-    Raises InputError where the file is missing, is not the one that `lock` has, or has no cell
-    array `kernels`.
+    Raises InputError where `lock` has another number of files than one, where the file is missing,
+    is not the one that `lock` has, has no cell array `kernels`, or a kernel that is not finite or
+    has no positive sum.
     """
-    [(name, digest)] = read_digests(lock).items()
+    digests = read_digests(lock)
+    if len(digests) != 1:
+        raise InputError(f"{dataset}: expected one file of kernels, found {len(digests)}")
+    [name] = digests
     path = _existing(dataset, entry, name)
-    _check(name, path, sha256_of(path), {name: digest}, str(lock))
+    _check(name, path, sha256_of(path), digests, str(lock))
     try:
         if h5py.is_hdf5(path):  # MATLAB 7.3, which holds its arrays transposed
-            with h5py.File(path) as file:
+            with h5py.File(path, locking=False) as file:
                 kernels = [file[reference][()].T for reference in file["kernels"][()].ravel()]
         else:
             kernels = list(scipy.io.loadmat(path)["kernels"].ravel())
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: expected a MATLAB file with `kernels`: {error}") from None
-    np.savez(target, **{str(i): np.asarray(h, np.float64) for i, h in enumerate(kernels)})
+        kernels = {str(i): np.asarray(h, np.float64) for i, h in enumerate(kernels)}
+    except Exception as error:  # a reader raises what it likes
+        raise InputError(f"{path}: expected a MATLAB file with `kernels`: {_line(error)}") from None
+    for i, kernel in kernels.items():
+        normalized(kernel, f"{path}: kernel {i}")
+    with whole(target) as partial, partial.open("wb") as file:
+        np.savez(file, **kernels)
 
 
 def check_disjoint(splits: Mapping[str, Sequence[Path]]) -> dict[str, dict[str, list[str]]]:
@@ -261,7 +358,7 @@ def check_disjoint(splits: Mapping[str, Sequence[Path]]) -> dict[str, dict[str, 
     for split, paths in splits.items():
         found[split] = {}
         for path in map(Path, paths):
-            with h5py.File(path) as file:
+            with open_images(path) as file:
                 found[split][path.stem] = list(file)
                 for image, stored in file.items():
                     name = f"{path.stem}/{image}"
@@ -284,12 +381,12 @@ def as_tensor(pixels: np.ndarray) -> "torch.Tensor":
 
 def read_images(path: Path) -> "dict[str, torch.Tensor]":
     """All images of a prepared file, float32 (3, H, W) in [0, 1]."""
-    with h5py.File(path) as file:
+    with open_images(path) as file:
         return {image: as_tensor(stored[()]) for image, stored in file.items()}
 
 
 class Crops:
-    """Random crops of prepared images, read from the files crop by crop.
+    """Random crops of prepared images, which are mapped and not read: threads take crops at once.
 
     `Crops(paths, size, batch)(generator)` is a float32 tensor (batch, 3, size, size) in [0, 1]:
     image, position, flip and rotation are drawn uniformly from the numpy generator alone, so a
@@ -300,19 +397,25 @@ class Crops:
     def __init__(self, paths: Path | str | Sequence[Path | str], size: int, batch: int):
         paths = [paths] if isinstance(paths, (str, Path)) else paths
         self.size, self.batch = size, batch
-        self._images = [image for path in paths for image in h5py.File(path).values()]
-        for image in self._images:
-            if min(image.shape[:2]) < size:
-                raise InputError(
-                    f"{image.file.filename}: {image.name[1:]}: expected at least {size} x {size} "
-                    f"pixels (training.crop), found {image.shape[0]} x {image.shape[1]}"
-                )
+        self._images, self._pixels = [], []
+        for path in paths:
+            with open_images(path) as file:
+                mapped = np.asarray(np.memmap(path, mode="r"))
+                for name, image in file.items():
+                    if min(image.shape[:2]) < size:
+                        raise InputError(
+                            f"{path}: {name}: expected at least {size} x {size} pixels "
+                            f"(training.crop), found {image.shape[0]} x {image.shape[1]}"
+                        )
+                    start = image.id.get_offset()  # of the contiguous bytes that `prepare` wrote
+                    stored = mapped[start : start + image.nbytes]
+                    self._images.append(stored.reshape(image.shape))
+                    self._pixels.append(str(image.attrs["pixels"]))
 
     @property
     def digest(self) -> str:
         """sha256 that stands for the pixels of all images, in their order."""
-        pixels = [str(image.attrs["pixels"]) for image in self._images]
-        return hashlib.sha256("\n".join(pixels).encode()).hexdigest()
+        return hashlib.sha256("\n".join(self._pixels).encode()).hexdigest()
 
     def __call__(self, generator: np.random.Generator) -> "torch.Tensor":
         return as_tensor(np.stack([self._crop(generator) for _ in range(self.batch)]))
@@ -326,14 +429,16 @@ class Crops:
         return np.rot90(crop[:, ::-1] if mirrored else crop, quarters)
 
 
-def prefetch(load: Callable[[int], T], keys: Iterable[int], depth: int = 2) -> Iterator[T]:
-    """load(key) for each key, in order, computed up to `depth` ahead by one background thread.
+def prefetch(
+    load: Callable[[int], T], keys: Iterable[int], threads: int = 1, depth: int = 2
+) -> Iterator[T]:
+    """load(key) for each key, in order, up to `depth` ahead for each of the background threads.
 
     An error of `load` is raised where its item is asked for.
     """
     keys = iter(keys)
-    with ThreadPoolExecutor(1) as pool:
-        ahead = deque(pool.submit(load, key) for key in islice(keys, depth))
+    with ThreadPoolExecutor(threads) as pool:
+        ahead = deque(pool.submit(load, key) for key in islice(keys, depth * threads))
         while ahead:
             item = ahead.popleft().result()
             ahead.extend(pool.submit(load, key) for key in islice(keys, 1))

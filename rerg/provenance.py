@@ -4,10 +4,12 @@ import csv
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from pathlib import Path
 
+from rerg.images import read_digests
 from rerg.specs import digest
 
 PACKAGES = (
@@ -43,6 +45,7 @@ def machine() -> dict:
         "system": platform.platform(),
         "python": platform.python_version(),
         "processor": cpu,
+        "cores": os.cpu_count(),
         "memory_gib": memory,
     }
 
@@ -68,7 +71,8 @@ def describe(config: dict, registries: dict, scores: Path, root: Path) -> dict:
     results, content = scores.parent, scores.read_bytes()
     models = {
         f"{path.parent.name}/{path.stem}": {
-            key: about[key] for key in ("sha256", "config", "evaluations", "seconds")
+            **{key: about[key] for key in ("sha256", "config", "evaluations", "seconds")},
+            "precision": about["spec"]["precision"],
         }
         for path in sorted((results / "models").glob("*/*.json"))
         if (about := json.loads(path.read_text(encoding="utf-8")))
@@ -82,8 +86,7 @@ def describe(config: dict, registries: dict, scores: Path, root: Path) -> dict:
         "machine": machine(),
         "seeds": config["seeds"],
         "data": {
-            path.stem: dict(line.split("  ")[::-1] for line in path.read_text().splitlines())
-            for path in sorted((results / "images").glob("*.lock"))
+            path.stem: read_digests(path) for path in sorted((results / "images").glob("*.lock"))
         },
         "models": models,
         "scores": {

@@ -11,6 +11,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rerg.checks import (
+    check_classes,
+    check_crop,
+    check_kernels,
+    check_name,
+    check_precisions,
+    typed,
+)
 from rerg.config import TIMEOUT, InputError, check, closest, origins, read_yaml
 from rerg.registry import solvers, variants
 from rerg.specs import EquilibriumSpec, ModelSpec, NetworkSpec, ProblemSpec
@@ -72,6 +80,7 @@ def _schema(path: Path) -> dict:
             | {key: {"type": "number"} for key in about.parameters},
         }
         for name, about in variants().items()
+        if not about.published
     }
     properties["solvers"]["properties"] = {
         name: {
@@ -102,28 +111,33 @@ def trained_methods() -> dict[str, dict]:
 class Run:
     """One checked configuration.
 
-    Attributes: `config` (the dict), `problems`, `methods`, `datasets` (the registries, the
-    methods with every baseline found), `baselines` (name to folder).
+    Attributes: `config` (the dict), `problems`, `methods`, `datasets`, `weights` (the registries,
+    the methods with every baseline found), `baselines` (name to folder).
     Raises InputError on any fault.
     """
 
     def __init__(self, config: Mapping, root: Path, *files: str | Path):
         """config: merged from `files`, which faults are ascribed to; root: of the repository."""
         folder, self._schemas = root / "config", root / "workflow" / "schemas"
-        check(config, _schema(self._schemas / "config.schema.yaml"), *files)
-        self.config = dict(config)
+        origins(files)  # Snakemake reads them too, but a key that stands twice it loses
+        schema = _schema(self._schemas / "config.schema.yaml")
+        self.config = typed(dict(config), schema)
+        check(self.config, schema, *files)
         registries = {}
-        for name in ("problems", "datasets"):
+        for name in ("problems", "datasets", "weights"):
             path = folder / f"{name}.yaml"
             registries[name] = read_yaml(path)
             check(registries[name], self._schemas / f"{name}.schema.yaml", path)
-        self.problems, self.datasets = registries.values()
+        self.problems, self.datasets, self.weights = registries.values()
         self.methods: dict[str, dict] = trained_methods()
         self.baselines = find_baselines(
-            [root / "workflow" / "baselines", *map(Path, config["baselines"])]
+            [root / "workflow" / "baselines", *map(Path, self.config["baselines"])]
         )
         self._add_baselines(files)
         self._check_names(files)
+        check_kernels(self)
+        check_crop(self, origins(files)["training"])
+        check_precisions(self, origins(files))
 
     def _add_baselines(self, files: Sequence[str | Path]) -> None:
         described = {}
@@ -135,6 +149,8 @@ class Run:
             described[name, f"{origins(files)['deepinv']}: deepinv.{name}"] = settings
         for (name, where), settings in described.items():
             check(settings, self._schemas / "baseline.schema.yaml", where)
+            check_name(name, where)
+            check_classes(settings, where)
             if name in self.methods:
                 raise InputError(f"{where}: {name} is the name of another method")
             self.methods[name] = self._baseline(name, settings, where)
@@ -156,6 +172,10 @@ class Run:
         operators = {entry["operator"] for entry in self.problems.values()}
         known = [*operators, *self.problems]
         _known(settings.get("problems", []), known, where, "problems", "problem or operator")
+        if "denoiser" in settings:
+            denoisers = [name for name, about in variants().items() if about.denoiser]
+            denoisers += [name for name, about in self.weights.items() if about["network"] != "rg"]
+            _known([settings["denoiser"]], denoisers, where, "denoiser", "denoiser")
         defaults = {"label": name, "parameters": {}, "tune": {}, "timeout": TIMEOUT}
         return {**defaults, **settings, "baseline": ways[0]}
 
@@ -199,8 +219,9 @@ class Run:
             settings = self.methods[method]
             if "variant" in settings:
                 known([settings["solver"]], config["solvers"], "solvers", "solver")
-            if variant := self.variant_of(method):
-                known([variant], config["variants"], "variants", "variant")
+            model = self.variant_of(method)
+            if model and model not in self.weights:
+                known([model], config["variants"], "variants", "variant")
             if (missing := lacks(settings)) and not config["stored"]:
                 key = "methods" if method in config["methods"] else "comparisons"
                 raise InputError(
@@ -256,20 +277,26 @@ class Run:
         return [p for p in self.problems_of(method) if p in self.batches[batch]]
 
     def variant_of(self, method: str) -> str | None:
-        """The variant that a method restores with, or whose denoiser a baseline uses; else None."""
+        """The model that a method restores with, or whose denoiser a baseline uses; else None.
+
+        It is a variant, or an entry of the registry of published weights.
+        """
         settings = self.methods[method]
-        denoiser = settings.get("denoiser")
-        known = denoiser in variants() and variants()[denoiser].denoiser
-        return settings.get("variant") or (denoiser if known else None)
+        return settings.get("variant") or settings.get("denoiser")
 
     def seeds_of(self, method: str) -> list[str]:
         """The seeds of a method's restorations, as in paths: `all` where nothing is trained."""
-        return list(map(str, self.seeds)) if self.variant_of(method) else [ALL]
+        return list(map(str, self.seeds)) if self.variant_of(method) in self.variants() else [ALL]
+
+    def published(self) -> list[str]:
+        """The published weights that the run's methods need."""
+        wanted = {self.variant_of(m) for m in self.all_methods()}
+        return [name for name in self.weights if name in wanted]
 
     def variants(self) -> list[str]:
         """The variants that the run's methods need, and those that these start from."""
         wanted = {self.variant_of(m) for m in self.all_methods()} - {None}
-        wanted |= {self.config["variants"][v].get("start") for v in wanted}
+        wanted |= {self.config["variants"].get(v, {}).get("start") for v in wanted}
         return [v for v in self.config["variants"] if v in wanted]
 
     def tuned(self, method: str) -> str | None:
@@ -299,6 +326,12 @@ class Run:
         """The problems of the run that the variants are trained on."""
         return [name for name in self.config["problems"] if self.problems[name]["trained"]]
 
+    def precision_of(self, variant: str) -> str:
+        """The precision of a variant's network in training."""
+        return self.config["variants"][variant].get(
+            "precision", self.config["training"]["precision"]
+        )
+
     def model_spec(self, variant: str, seed: int) -> ModelSpec:
         """All that a model depends on, with the images and the code."""
         settings, training = self.config["variants"][variant], self.config["training"]
@@ -313,7 +346,7 @@ class Run:
             crop=training["crop"],
             batch=training["batch"],
             clip=float(training["clip"]),
-            precision=training["precision"],
+            precision=self.precision_of(variant),
             network=NetworkSpec(
                 tuple(network["channels"]), network["blocks"], float(network["scale"])
             ),

@@ -1,12 +1,15 @@
-"""The one long table of scores: a row per (dataset, problem, method, image).
+"""The one long table of scores: a row per (dataset, problem, method, seed, image).
 
 Every table, figure and claim is computed from this table. What could not be measured is an empty
-cell, and the log says why.
+cell, and the log says why. A method that is not trained has one row for all seeds, whose `seed` is
+empty.
 """
 
+import csv
+import hashlib
+import io
 import json
 import logging
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -14,11 +17,13 @@ import numpy as np
 import pandas as pd
 
 from rerg.config import InputError
+from rerg.files import Observed, Restored, fault, read_observed, read_restored
+from rerg.labels import CONTROLS, INITIAL, TRUTH
+from rerg.statistics import POOLED, psnr
 
 log = logging.getLogger(__name__)
 
-INITIAL, TRUTH = CONTROLS = ("initial", "truth")
-KEYS = ("dataset", "problem", "method", "image")
+KEYS = ("dataset", "problem", "method", "seed", "image")
 
 # The type of every column, in the order of the file. Int64 and boolean hold empty cells.
 COLUMNS = {
@@ -26,6 +31,7 @@ COLUMNS = {
     "dataset": "str",
     "problem": "str",
     "method": "str",
+    "seed": "Int64",
     "image": "str",
     "psnr": "float64",
     "ssim": "float64",
@@ -33,11 +39,13 @@ COLUMNS = {
     "iterations": "Int64",
     "residual": "float64",
     "converged": "boolean",
+    "stopped": "str",
+    "destroyed": "str",
     "seconds": "float64",
     "network_evaluations": "Int64",
     "peak_memory_mb": "float64",
     "device": "str",
-    "seed": "Int64",
+    "precision": "str",
     "commit": "str",
     "error": "float64",
     "bound": "float64",
@@ -47,32 +55,27 @@ COLUMNS = {
     "bound_iterates": "Int64",
     "trace": "str",
 }
+LATER = ("stopped", "destroyed", "precision")  # columns that older tables lack
+STOPPED = ("converged", "stalled", "limit", "diverged")
 # What only the restoration itself can know; the file's `stats` hand it over.
 STATS = (
     "iterations",
     "residual",
     "converged",
+    "stopped",
+    "destroyed",
     "seconds",
     "network_evaluations",
     "peak_memory_mb",
     "device",
+    "precision",
     "bound",
     "bound_r",
     "bound_q",
     "bound_violations",
     "bound_iterates",
 )
-RESAMPLES = 2000
-
-
-def psnr(x: np.ndarray, truth: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB, 10 log10(1 / MSE), peak 1.
-
-    ``x`` and ``truth`` are RGB images (3, H, W) in [0, 1] scale; no border is cropped and nothing
-    is clipped. Infinite for equal images.
-    """
-    mse = np.mean((x.astype(np.float64) - truth.astype(np.float64)) ** 2)
-    return float("inf") if mse == 0 else float(-10 * np.log10(mse))
+NAMED = 5  # of many missing cells, those that a line names
 
 
 def ssim(x: np.ndarray, truth: np.ndarray) -> float:
@@ -103,43 +106,36 @@ def score(
     problem: str,
     truth: Mapping[str, np.ndarray],
     observations: Path,
-    restorations: Mapping[str, Path],
+    restorations: Mapping[tuple[str, int | None], Path],
     lpips: Callable[[np.ndarray, np.ndarray], float] | None,
-    seed: int,
     commit: str,
 ) -> pd.DataFrame:
     """Score all restorations of one problem on one dataset, and the two controls.
 
-    ``truth`` maps the image's id to uint8 (H, W, 3) or float (3, H, W) in [0, 1];
-    ``restorations`` maps the method to its file. Where the observation's initial image is smaller
-    than the truth (super-resolution of a size that the factor does not divide) the truth is cropped
-    to it at the top left. ``lpips`` is the distance of two (3, H, W) images in [0, 1], or None: its
-    cells are then empty.
+    ``truth`` maps the image's id to uint8 (H, W, 3) or float (3, H, W) in [0, 1]; ``restorations``
+    maps the method and its seed, None for one without training, to its file. Where the
+    observation's initial image is smaller than the truth (super-resolution of a size that the
+    factor does not divide) the truth is cropped to it at the top left. ``lpips`` is the distance of
+    two (3, H, W) images in [0, 1], or None: its cells are then empty.
 
     A restoration that is missing, not finite or of another shape gives a row with empty metrics and
-    a line in the log. Raises InputError for a file that is no npz, and for an observation without
-    an image.
+    a line in the log. Raises InputError for a file that is no npz, for an observation without an
+    image, and for statistics of another type than `COLUMNS`.
     """
-    images, initial = {}, {}
-    with _open(observations) as file:
-        for image in sorted(truth):
-            if f"{image}.x0" not in file:
-                raise InputError(f"{observations}: no array '{image}.x0', the initial image")
-            initial[image] = file[f"{image}.x0"]
-            images[image] = _crop(_float(truth[image]), initial[image], observations, image)
-
+    observed = read_observed(observations)
+    initial = {image: _initial(observed, image, observations) for image in sorted(truth)}
+    images = {
+        image: _crop(_float(truth[image]), x, observations, image) for image, x in initial.items()
+    }
     rows = [
-        _row(INITIAL, image, x, images[image], lpips, f"{observations}: {image}")
+        _row(INITIAL, None, image, x, images[image], lpips, f"{observations}: {image}")
         for image, x in initial.items()
     ]
-    rows += [_row(TRUTH, image, x, x, lpips, image) for image, x in images.items()]
-    for method, path in restorations.items():
-        with _open(path) as file:
-            rows += _restored(method, path, file, images, lpips)
+    rows += [_row(TRUTH, None, image, x, x, lpips, image) for image, x in images.items()]
+    for (method, seed), path in restorations.items():
+        rows += _restored(method, seed, path, read_restored(path), images, lpips)
 
-    table = pd.DataFrame(rows).assign(
-        run=run, dataset=dataset, problem=problem, seed=seed, commit=commit
-    )
+    table = pd.DataFrame(rows).assign(run=run, dataset=dataset, problem=problem, commit=commit)
     return table.reindex(columns=list(COLUMNS)).astype(COLUMNS)
 
 
@@ -148,34 +144,26 @@ def images_of(
 ) -> dict[str, np.ndarray]:
     """One image by every method and the controls: method to (3, H, W), in [0, 1] scale.
 
-    The arguments are those of `score`. A method without a finite restoration is left out.
+    ``truth`` and ``observations`` are those of `score`; ``restorations`` maps the method to a file,
+    of one seed. A method without a finite restoration is left out.
     """
-    with _open(observations) as file:
-        if f"{image}.x0" not in file:
-            raise InputError(f"{observations}: no array '{image}.x0', the initial image")
-        initial = file[f"{image}.x0"]
+    initial = _initial(read_observed(observations), image, observations)
     truth = _crop(_float(truth), initial, observations, image)
     images = {INITIAL: initial, TRUTH: truth}
     for method, path in restorations.items():
-        with _open(path) as file:
-            x = file.get(image)
-        if fault := _fault(x, truth.shape):
-            log.warning("%s: %s: %s; it is not shown", path, image, fault)
+        restored = read_restored(path)
+        x = restored.images.get(image)
+        if reason := restored.failed or fault(x, truth.shape):
+            log.warning("%s: %s: %s; it is not shown", path, image, reason)
         else:
             images[method] = x
     return images
 
 
-def _open(path: Path) -> np.lib.npyio.NpzFile:
-    try:
-        file = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path}: expected an npz file without pickles ({error})") from None
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise InputError(f"{path}: expected an npz file, found a single array")
-    return file
+def _initial(observed: Observed, image: str, path: Path) -> np.ndarray:
+    if image not in observed.images:
+        raise InputError(f"{path}: no observation of the image '{image}'")
+    return observed.images[image]["x0"]
 
 
 def _float(image: np.ndarray) -> np.ndarray:
@@ -188,7 +176,7 @@ def _crop(truth: np.ndarray, initial: np.ndarray, path: Path, image: str) -> np.
     height, width = initial.shape[1:]
     if height > truth.shape[1] or width > truth.shape[2]:
         raise InputError(
-            f"{path}: '{image}.x0' is {height}x{width}, larger than the image,"
+            f"{path}: the initial image of '{image}' is {height}x{width}, larger than the image,"
             f" {truth.shape[1]}x{truth.shape[2]}"
         )
     return truth[:, :height, :width]
@@ -196,41 +184,38 @@ def _crop(truth: np.ndarray, initial: np.ndarray, path: Path, image: str) -> np.
 
 def _restored(
     method: str,
+    seed: int | None,
     path: Path,
-    file: Mapping[str, np.ndarray],
+    restored: Restored,
     images: Mapping[str, np.ndarray],
     lpips: Callable[[np.ndarray, np.ndarray], float] | None,
 ) -> list[dict]:
-    if "failed" in file:
-        log.warning("%s: the method failed: %s", path, file["failed"])
-        return [{"method": method, "image": image} for image in images]
-    try:
-        stats = json.loads(str(file["stats"])) if "stats" in file else {}
-    except ValueError as error:
-        raise InputError(f"{path}: 'stats' is not JSON ({error})") from None
-
+    if restored.failed:
+        log.warning("%s: the method failed: %s", path, restored.failed)
+        return [{"method": method, "seed": seed, "image": image} for image in images]
     rows = []
     for image, truth in images.items():
         where = f"{path}: {image}"
-        row = _row(method, image, file.get(image), truth, lpips, where)
-        row |= {key: value for key, value in stats.get(image, {}).items() if key in STATS}
-        if f"{image}.trace" in file:
-            row["trace"] = _trace(file[f"{image}.trace"])
+        row = _row(method, seed, image, restored.images.get(image), truth, lpips, where)
+        row |= _stats(restored.stats, image, path)
+        if image in restored.traces:
+            row["trace"] = _trace(restored.traces[image])
         rows.append(row)
     return rows
 
 
 def _row(
     method: str,
+    seed: int | None,
     image: str,
     x: np.ndarray | None,
     truth: np.ndarray,
     lpips: Callable[[np.ndarray, np.ndarray], float] | None,
     where: str,
 ) -> dict:
-    row: dict = {"method": method, "image": image}
-    if fault := _fault(x, truth.shape):
-        log.warning("%s: %s; metrics are empty", where, fault)
+    row: dict = {"method": method, "seed": seed, "image": image}
+    if reason := fault(x, truth.shape):
+        log.warning("%s: %s; metrics are empty", where, reason)
         return row
     x = x.astype(np.float64)
     row["psnr"] = psnr(x, truth)
@@ -240,15 +225,32 @@ def _row(
     return row
 
 
-def _fault(x: np.ndarray | None, shape: tuple[int, ...]) -> str:
-    """Why a restoration cannot be scored; empty where it can."""
-    if x is None:
-        return "no such array"
-    if x.dtype.kind != "f":
-        return f"expected float in [0, 1] scale, found {x.dtype}"
-    if x.shape != shape:
-        return f"expected shape {shape}, found {x.shape}"
-    return "" if np.isfinite(x).all() else "values that are not finite"
+def _is_a(kind: str, value: object) -> bool:
+    if kind == "str":
+        return isinstance(value, str)
+    if kind == "boolean" or isinstance(value, bool):
+        return kind == "boolean" and isinstance(value, bool)
+    return isinstance(value, int) or (
+        isinstance(value, float) and (kind == "float64" or value.is_integer())
+    )
+
+
+def _stats(stats: Mapping, image: str, path: Path) -> dict:
+    """The statistics of one image that are columns; an empty text is an empty cell."""
+    found = stats.get(image, {}) if isinstance(stats, Mapping) else None
+    if not isinstance(found, Mapping):
+        raise InputError(f"{path}: 'stats' is not a mapping of images to mappings")
+    row = {key: found[key] for key in STATS if found.get(key) not in (None, "")}
+    for key, value in row.items():
+        kind = COLUMNS[key]
+        if not _is_a(kind, value):
+            raise InputError(f"{path}: stats of '{image}': {key}: {value!r} is not {kind}")
+    if row.get("stopped", STOPPED[0]) not in STOPPED:
+        raise InputError(
+            f"{path}: stats of '{image}': stopped: expected one of {', '.join(STOPPED)},"
+            f" got {row['stopped']}"
+        )
+    return row
 
 
 def _trace(trace: np.ndarray) -> str:
@@ -261,97 +263,277 @@ def _trace(trace: np.ndarray) -> str:
 
 
 def read_trace(cell: str) -> np.ndarray:
-    """The column ``trace`` of one row as an array (n, 2): network evaluations, PSNR in dB."""
-    return np.array(json.loads(cell), dtype=np.float64).reshape(-1, 2)
+    """The column ``trace`` of one row as an array (n, 2): network evaluations, PSNR in dB.
+
+    The evaluations increase, n >= 1. Raises InputError for any other text.
+    """
+    try:
+        trace = np.array(json.loads(cell), dtype=np.float64).reshape(-1, 2)
+    except (ValueError, TypeError):
+        trace = np.empty((0, 2))
+    steps = trace[:, 0]
+    if not (len(trace) and np.isfinite(steps).all() and (np.diff(steps) > 0).all()):
+        raise InputError(f"expected [[evaluations, PSNR], ...] as JSON, got '{cell[:40]}'")
+    return trace
 
 
 def write_scores(table: pd.DataFrame, path: Path) -> None:
     """Write the table as CSV; the same numbers give the same bytes (7 significant digits)."""
-    table.to_csv(path, index=False, float_format="%.7g", lineterminator="\n")
+    columns = list(COLUMNS)
+    text = table[columns].to_csv(index=False, float_format="%.7g", lineterminator="\n")
+    Path(path).write_text(text, encoding="utf-8", newline="")
 
 
 def read_scores(path: Path) -> pd.DataFrame:
-    """Read a table of scores with the types of ``COLUMNS``.
+    """Read a table of scores with the types of ``COLUMNS``; older tables lack some, read as empty.
 
-    Raises InputError, one line that names the file and the column: a column or all rows are
-    missing, a cell has another type, two rows have the same (dataset, problem, method, image).
+    Raises InputError, one line that names the file and the column: the separator is not a comma, a
+    column or all rows are missing, a row or the file has broken off, a cell has another type, two
+    rows have the same (dataset, problem, method, seed, image).
     """
-    try:
-        text = pd.read_csv(path, dtype="str", keep_default_na=False, na_values=[""])
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a CSV table ({str(error).strip()})") from None
+    head, lines = _read_csv(Path(path))
     for column in COLUMNS:
-        if column not in text:
+        if column not in head and column not in LATER:
             raise InputError(f"{path}: column '{column}' is missing")
-    if text.empty:
+        if head.count(column) > 1:
+            raise InputError(f"{path}: column '{column}' stands there twice")
+    if not lines:
         raise InputError(f"{path}: the table has no rows")
-    for column in KEYS:
+    # Ids are text, whatever they look like: "50", "1e3" and "NA" too.
+    numbers, rows = zip(*lines, strict=True)
+    text = pd.DataFrame(rows, columns=head, index=list(numbers), dtype="str")
+    text = text.reindex(columns=list(COLUMNS)).replace("", None)
+    for column in ("dataset", "problem", "method", "image"):
         if text[column].isna().any():
             raise InputError(f"{path}: column '{column}' has an empty cell")
-    twice = text.duplicated(list(KEYS))
+    table = pd.DataFrame({name: _typed(text[name], kind, path) for name, kind in COLUMNS.items()})
+    twice = table.duplicated(list(KEYS))
     if twice.any():
-        key = ", ".join(text.loc[twice.idxmax(), list(KEYS)])
-        raise InputError(f"{path}: two rows for {key}")
-    return pd.DataFrame({name: _typed(text[name], kind, path) for name, kind in COLUMNS.items()})
+        raise InputError(f"{path}: two rows for {_key(table.loc[twice.idxmax()])}")
+    return table.reset_index(drop=True)
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The head of a CSV file, and the number and the cells of each line."""
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a CSV table ({error})") from None
+    try:
+        reader = csv.reader(io.StringIO(content, newline=""), strict=True)
+        head = next(reader, [])
+        lines = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise InputError(f"{path}: not a CSV table ({error})") from None
+    if not head:
+        raise InputError(f"{path}: not a CSV table (it is empty)")
+    for sign, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(head) == 1 and sign in head[0]:
+            raise InputError(f"{path}: the cells are separated by {name}; expected commas")
+    for number, row in lines:
+        if len(row) != len(head):
+            raise InputError(
+                f"{path}: line {number}: expected {len(head)} cells, as in the head, got {len(row)}"
+            )
+    if not content.endswith("\n"):
+        raise InputError(f"{path}: the last line has no end; the file seems to have broken off")
+    return head, lines
 
 
 def _typed(column: pd.Series, kind: str, path: Path) -> pd.Series:
-    if kind == "str":
-        return column
+    """A column of text with its type; the index holds the numbers of the lines."""
+    wrong = pd.Series(False, index=column.index)
+    typed, expected = column, kind
     if kind == "boolean":
         typed = column.map({"True": True, "False": False}).astype("boolean")
-    else:
+        wrong = typed.isna()
+    elif kind in ("Int64", "float64"):
         typed = pd.to_numeric(column, errors="coerce")
         if kind == "Int64":
-            typed = typed.where(typed % 1 == 0)
+            typed = typed.where((typed % 1 == 0) & (typed.abs() < 2**53))
         typed = typed.astype(kind)
-    wrong = column.notna() & typed.isna()
+        wrong = typed.isna()
+    elif column.name == "stopped":
+        wrong, expected = ~column.isin(STOPPED), f"one of {', '.join(STOPPED)}"
+    elif column.name == "trace":
+        wrong, expected = ~column.map(_is_trace, na_action="ignore").eq(True), "a trace"
+    wrong &= column.notna()
     if wrong.any():
-        line = wrong.idxmax() + 2  # the header is line 1
+        cell = column[wrong.idxmax()]
+        shown = cell if len(cell) <= 40 else f"{cell[:40]}…"
         raise InputError(
-            f"{path}: column '{column.name}', line {line}: '{column[wrong.idxmax()]}' is not {kind}"
+            f"{path}: column '{column.name}', line {wrong.idxmax()}: '{shown}' is not {expected}"
         )
     return typed
 
 
+def _is_trace(cell: str) -> bool:
+    try:
+        read_trace(cell)
+    except InputError:
+        return False
+    return True
+
+
+def _key(row: pd.Series) -> str:
+    seed = "" if pd.isna(row["seed"]) else f", seed {row['seed']}"
+    return f"{row['dataset']}, {row['problem']}, {row['method']}{seed}, {row['image']}"
+
+
 def collect(paths: Iterable[Path]) -> pd.DataFrame:
-    """Join the parts of the table and sort the rows by (dataset, problem, method, image)."""
+    """Join the parts of the table and sort the rows by (dataset, problem, method, seed, image)."""
     parts = [read_scores(path) for path in paths]
+    if not parts:
+        raise InputError("no part of the table of scores: the run has no problem or no test set")
     table = pd.concat(parts, ignore_index=True)
     return table.sort_values(list(KEYS), ignore_index=True)
 
 
-def resamples(count: int, seed: int) -> np.ndarray:
-    """Weights (1 + 2000, count) of bootstrap means over ``count`` images.
+# What a run's config says of its table, as plain values:
+#   datasets  the test sets
+#   seeds     of the trainings
+#   methods   name to {problems: those that it restores, seeded: whether it has a row per seed}
+Expected = Mapping
 
-    A row times the images' values is a mean; the first row is the plain mean. The same seed gives
-    the same images to every method: the comparison is paired.
+
+def _without_needless_seeds(table: pd.DataFrame, expected: Expected) -> pd.DataFrame:
+    """Rows of methods that have no seed, without the one that older tables give to every row."""
+    of_method = table.groupby("method")["seed"]
+    alone = (of_method.nunique() == 1) & (of_method.count() == of_method.size())
+    seeded = [name for name, entry in expected["methods"].items() if entry["seeded"]]
+    one = alone.index[alone].difference(seeded)
+    return table.assign(seed=table["seed"].mask(table["method"].isin(one)))
+
+
+def _expected_keys(table: pd.DataFrame, expected: Expected) -> pd.DataFrame:
+    """The keys of all rows that a run should have, with the images that the table has."""
+    images = table.groupby("dataset")["image"].unique()
+    problems = list(dict.fromkeys(p for e in expected["methods"].values() for p in e["problems"]))
+    entries = {c: {"problems": problems, "seeded": False} for c in CONTROLS} | dict(
+        expected["methods"]
+    )
+    rows = [
+        (dataset, problem, method, seed, image)
+        for dataset in expected["datasets"]
+        for method, entry in entries.items()
+        for problem in entry["problems"]
+        for seed in (expected["seeds"] if entry["seeded"] else [None])
+        for image in images.get(dataset, [])
+    ]
+    keys = pd.DataFrame(rows, columns=list(KEYS))
+    return keys.astype({key: COLUMNS[key] for key in KEYS})
+
+
+def complete(table: pd.DataFrame, expected: Expected) -> pd.DataFrame:
+    """The rows that the config expects, those that the table lacks with empty cells.
+
+    Rows of methods, problems, datasets and seeds that the config does not know are left out. The
+    column `absent` tells the rows that were added; a mean over one of them is empty, so nothing is
+    computed from the rows that survived. `compare` says what was added and left out. Raises
+    InputError where no row is left.
     """
-    generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count
-    return np.vstack([np.full((1, count), 1 / count), drawn])
+    known = _without_needless_seeds(table, expected)
+    keys = _expected_keys(known[known["dataset"].isin(expected["datasets"])], expected)
+    merged = keys.merge(known, on=list(KEYS), how="left", indicator=True)
+    merged = merged.assign(absent=merged.pop("_merge") == "left_only")
+    if merged["absent"].all():
+        raise InputError(
+            f"the scores have no row of this run: they are of {_names(table['dataset'])} on"
+            f" {_names(table['problem'])}, the config is of {', '.join(expected['datasets'])};"
+            " name the config that made them by --configfile"
+        )
+    return merged[[*COLUMNS, "absent"]]
 
 
-def interval(samples: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile interval of bootstrap samples, whose first is the plain estimate.
+def of_dataset(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """The rows of one dataset, or of all of them for `rerg.statistics.POOLED`.
 
-    (nan, nan) where a sample is not finite.
+    Raises InputError where there is none.
     """
-    if not np.isfinite(samples).all():
-        return float("nan"), float("nan")
-    low, high = np.quantile(samples[1:], [0.025, 0.975])
-    return float(low), float(high)
+    rows = table if dataset == POOLED else table[table["dataset"] == dataset]
+    if rows.empty:
+        raise InputError(f"the scores have no row of {dataset}, only of {_names(table['dataset'])}")
+    return rows
 
 
-def bootstrap_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean of ``values`` (n,), one value per image.
+def compare(
+    table: pd.DataFrame, expected: Expected, provenance: Mapping | None = None, sha256: str = ""
+) -> list[str]:
+    """What does not fit between a table, the config and the provenance beside it, in lines.
 
-    (nan, nan) for fewer than two images, which say nothing about other images, or where a value is
-    not finite.
+    Rows that are missing, names and seeds that the config does not know, rows of two runs; and,
+    where the provenance describes its table, another number of rows than it says or another file
+    (``sha256`` is that of the table's file). Empty where all fits.
     """
-    values = np.asarray(values, dtype=np.float64)
-    if len(values) < 2 or not np.isfinite(values).all():
-        return float("nan"), float("nan")
-    return interval(resamples(len(values), seed) @ values)
+    lines = []
+    known = _without_needless_seeds(table, expected)
+    keys = _expected_keys(known, expected)
+    for column, plural, names in (
+        ("dataset", "datasets", expected["datasets"]),
+        ("problem", "problems", list(keys["problem"])),
+        ("method", "methods", [*expected["methods"], *CONTROLS]),
+        ("seed", "seeds", expected["seeds"]),
+    ):
+        present = known[column].dropna()
+        if len(unknown := present[~present.isin(names)]):
+            lines.append(f"{plural} that the config lacks, left out: {_names(unknown)}")
+        known = known[known[column].isna() | known[column].isin(names)]
+    for dataset in expected["datasets"]:
+        if dataset not in set(table["dataset"]):
+            lines.append(f"no row of the dataset {dataset}")
+    merged = keys.merge(known[list(KEYS)], on=list(KEYS), how="outer", indicator=True)
+    missing, further = (merged[merged["_merge"] == side] for side in ("left_only", "right_only"))
+    if len(missing):
+        lines.append(f"{_count(missing)} missing, their cells are empty: {_cells(missing)}")
+    if len(further):
+        lines.append(f"{_count(further)} that the config does not expect: {_cells(further)}")
+    runs = table["run"].value_counts()
+    if len(runs) > 1:
+        lines.append("rows of several runs: " + ", ".join(f"{r} ({n})" for r, n in runs.items()))
+    about = (provenance or {}).get("scores", {})
+    if about.get("rows", len(table)) != len(table):
+        lines.append(f"{_count(table)}, where the provenance says {about['rows']}")
+    elif about.get("sha256", sha256) != sha256:
+        lines.append("not the file that the provenance describes: it was changed since")
+    return lines
+
+
+def _names(values: Iterable) -> str:
+    return ", ".join(sorted({str(value) for value in values}))
+
+
+def _count(rows: pd.DataFrame) -> str:
+    return "1 row" if len(rows) == 1 else f"{len(rows)} rows"
+
+
+def _cells(rows: pd.DataFrame) -> str:
+    groups = rows.groupby(["method", "problem", "dataset", "seed"], dropna=False, sort=False)
+    cells = [
+        f"{method} on {problem} of {dataset}{'' if pd.isna(seed) else f', seed {seed}'} ({n})"
+        for (method, problem, dataset, seed), n in groups.size().items()
+    ]
+    more = f", and {len(cells) - NAMED} more" if len(cells) > NAMED else ""
+    return "; ".join(cells[:NAMED]) + more
+
+
+def load_scores(path: Path, expected: Expected, provenance: Path | None = None) -> pd.DataFrame:
+    """`read_scores`, held against config and provenance: the `complete` table.
+
+    Each line of `compare` goes to the log. Raises InputError as `read_scores` and `complete` do,
+    and for a provenance that is no JSON.
+    """
+    table, about = read_scores(path), None
+    if provenance is not None:
+        try:
+            about = json.loads(Path(provenance).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{provenance}: not a provenance ({error})") from None
+    sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    for line in compare(table, expected, about, sha256):
+        log.warning("%s: %s", path, line)
+    try:
+        return complete(table, expected)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

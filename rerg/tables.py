@@ -1,34 +1,34 @@
-"""Tables of quality, regret and solvers, computed from the table of scores alone.
+"""Tables of quality, regret and solvers: problems as rows, methods as columns.
 
-A quality is the mean over the images of one (problem, method). Where one image has no value the
-cell is empty: the mean over the images that survived would flatter the method.
+Where one image of one seed has no value the cell is empty: the mean over what survived would
+flatter the method. Where there are several seeds a mean stands with ± the standard deviation over
+them. The columns of a method with a destroyed training carry a † and are not ranked.
 """
 
 import html
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from rerg.scores import CONTROLS, INITIAL, TRUTH, interval, resamples
+from rerg.labels import CONTROLS, INITIAL, TRUTH, in_order, labels_of, short_names, solver_label
+from rerg.statistics import Evidence, spread
 
 log = logging.getLogger(__name__)
 
-# The four regularizing gradients that the paper compares. RED is their warm start and MTDEQ a
-# denoiser in PnP-ADMM: neither enters the regret.
-RGS = ("rg", "rg1", "deqgd", "rerg")
-CONTROL_LABELS = {INITIAL: "initial image", TRUTH: "ground truth"}
 BEST = {"psnr": "max", "ssim": "max", "lpips": "min"}
 DECIMALS = {"psnr": 2, "ssim": 4, "lpips": 4}
+DESTROYED = " †"  # after the name of a method
 
 SOLVER_HEADS = {
     "psnr": "PSNR (dB)",
     "network_evaluations": "evaluations",
     "residual": "residual",
     "converged": "converged",
+    "stalled": "stalled",
     "tightness": "bound / error",
     "unbounded": "q ≥ 1",
     "iterates": "iterates",
@@ -39,12 +39,14 @@ SOLVER_FORMATS = {
     "network_evaluations": "{:.0f}",
     "residual": "{:.0e}",
     "converged": "{:.0%}",
+    "stalled": "{:.0%}",
     "tightness": "{:.2f}",
     "unbounded": "{:.0f}",
     "iterates": "{:.0f}",
     "violations": "{:.0f}",
 }
-REGRET_HEADS = {
+MEAN = {"mean": "mean"}
+REGRET_ROWS = {
     "max": "max",
     "max_low": "max, 2.5 %",
     "max_high": "max, 97.5 %",
@@ -52,130 +54,103 @@ REGRET_HEADS = {
     "mean_low": "mean, 2.5 %",
     "mean_high": "mean, 97.5 %",
 }
-REGRET_ENDS = ["max_low", "max_high", "mean_low", "mean_high"]
+RANKED_ROWS = ("max", "mean")
 
 
-def labels_of(methods: Mapping[str, Mapping]) -> dict[str, str]:
-    """Method to label, the controls included."""
-    return CONTROL_LABELS | {name: entry["label"] for name, entry in methods.items()}
+def shown_methods(evidence: Evidence) -> list[str]:
+    """The columns of the tables of quality: the initial image, the methods, the ground truth.
 
-
-def short_names(problems: Mapping[str, Mapping]) -> dict[str, str]:
-    """Problem to the name on axes and in heads; a star marks a problem held out of training."""
-    return {
-        name: entry["short"] + ("" if entry["trained"] else " *")
-        for name, entry in problems.items()
-    }
-
-
-def in_order(present: pd.Series, order: Sequence[str]) -> list[str]:
-    """The names that are present, in the given order; names that the order lacks come last."""
-    names = set(present)
-    known = [name for name in order if name in names]
-    return known + sorted(names - set(known))
-
-
-def order_of_methods(methods: Mapping[str, Mapping]) -> list[str]:
-    """The initial image first, the ground truth last, between them the methods as configured."""
-    return [INITIAL, *methods, TRUTH]
-
-
-def without_comparisons(scores: pd.DataFrame, methods: Mapping[str, Mapping]) -> pd.DataFrame:
-    """The rows but those of variants that ran on a part of the problems, to compare solvers."""
-    counts = scores.groupby("method")["problem"].nunique()
-    partial = counts.index[counts < scores["problem"].nunique()]
-    comparisons = [name for name in partial if "variant" in methods.get(name, {})]
-    return scores[~scores["method"].isin(comparisons)]
-
-
-def mean_of(scores: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Mean of a column over the images: methods x problems, sorted by name, empty where one is."""
-    cells = scores[["method", "problem"]].assign(value=scores[column].astype("float64"))
-    groups = cells.groupby(["method", "problem"])["value"]
-    means = groups.mean().where(groups.count() == groups.size())
-    for method, problem in means.index[means.isna()]:
-        log.warning("%s of %s on %s is empty: an image has no value", column, method, problem)
-    return means.unstack("problem")
-
-
-def quality(
-    scores: pd.DataFrame,
-    metric: str,
-    methods: Mapping[str, Mapping],
-    problems: Mapping[str, Mapping],
-) -> pd.DataFrame:
-    """Mean of ``metric`` over the images, methods x problems, and `mean` over the problems.
-
-    Only a method that has all problems of the table has a mean. A variant that was run on some of
-    them to compare solvers is left out: it is the same RG once more (see `solvers`).
+    A variant that was run on a part of the problems, to compare solvers, is left out: it is the
+    same RG once more, and stands in the tables of regret and of solvers.
     """
-    rows = in_order(without_comparisons(scores, methods)["method"], order_of_methods(methods))
-    columns = in_order(scores["problem"], list(problems))
-    table = mean_of(scores, metric).reindex(index=rows, columns=columns)
-    return table.assign(mean=table.mean(axis=1, skipna=False))
+
+    def compares(name: str) -> bool:
+        partial = not all(evidence.ran(name, p) for p in evidence.problems)
+        return partial and "variant" in evidence.entries.get(name, {})
+
+    names = in_order(evidence.methods, [INITIAL, *evidence.entries])
+    return [n for n in names if n != TRUTH and not compares(n)] + [TRUTH] * (TRUTH in names)
 
 
-def psnr_samples(scores: pd.DataFrame, seed: int) -> dict[tuple[str, str], np.ndarray]:
-    """Mean PSNR of every (method, problem), the plain one and one per bootstrap resample.
+def quality(evidence: Evidence, metric: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Means of ``metric`` over seeds and images, problems x methods, and their `spread` over seeds.
 
-    All draw the same images. A (method, problem) without a finite PSNR for each image is left out.
+    The last row is the mean over the problems, for methods that have all of them. The spread is nan
+    where there is one seed. The log says which cells are empty though the method was run.
     """
-    images = scores["dataset"] + "/" + scores["image"]
-    values = scores.assign(image=images).pivot(
-        index="image", columns=["method", "problem"], values="psnr"
-    )
-    weights = resamples(len(values), seed)
-    return {
-        key: weights @ values[key].to_numpy() for key in values if np.isfinite(values[key]).all()
-    }
+    problems, columns, empty = evidence.problems, {}, {}
+    for method in shown_methods(evidence):
+        means, spreads = [], []
+        for problem in problems:
+            mean, by_seed = math.nan, [math.nan]
+            if evidence.ran(method, problem):
+                mean = evidence.mean(method, problem, metric)[0]
+                by_seed = evidence.cells(method, problem, metric).mean(axis=1)
+                if math.isnan(mean):
+                    empty.setdefault(method, []).append(problem)
+            means.append(mean)
+            spreads.append(by_seed)
+        seeds = min(len(by_seed) for by_seed in spreads)
+        over = [np.mean([by_seed[i] for by_seed in spreads]) for i in range(seeds)]
+        columns[method] = (
+            [*means, np.mean(means)],
+            [spread(by_seed) for by_seed in [*spreads, over]],
+        )
+    if len(empty) == len(columns) and all(len(e) == len(problems) for e in empty.values()):
+        log.warning("%s is empty throughout", metric)
+    else:
+        for method, lacking in empty.items():
+            log.warning(
+                "%s of %s is empty on %s: an image or a seed has no value",
+                metric, method, ", ".join(lacking),
+            )  # fmt: skip
+    index = pd.Index([*problems, *MEAN], name="problem")
+    tables = zip(*columns.values(), strict=True)
+    return tuple(pd.DataFrame(dict(zip(columns, t, strict=True)), index=index) for t in tables)
 
 
-def regret(
-    scores: pd.DataFrame, problems: Mapping[str, Mapping], seed: int, rgs: Sequence[str] = RGS
-) -> pd.DataFrame:
-    """Regret in dB: the best RG's mean PSNR of a problem minus this RG's.
+def regret(evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Regret in dB of every RG within its procedure, problems x RGs, and its `spread` over seeds.
 
-    RGs x problems, then `max` and `mean` over the problems, each with the ends `low` and `high` of
-    its 95 % bootstrap interval over images. Where an RG lacks a problem its cell, maximum and mean
-    are empty; with one image the ends are.
+    Below the problems the rows `max` and `mean` over the problems that all RGs of the procedure
+    were run on, each with the ends `low` and `high` of its 95 % interval, cut at 0. A cell is empty
+    where an RG of the procedure lacks a value, as the best of them is then unknown, and so are the
+    maximum and the mean; with one image the ends are.
     """
-    samples = psnr_samples(scores, seed)
-    rows = in_order(scores["method"][scores["method"].isin(rgs)], rgs)
-    columns = in_order(scores["problem"], list(problems))
-    count = len(scores[["dataset", "image"]].drop_duplicates())
-    regrets = {}
-    for problem in columns:
-        present = {rg: samples[rg, problem] for rg in rows if (rg, problem) in samples}
-        if present:
-            best = np.max(list(present.values()), axis=0)
-            regrets |= {(rg, problem): best - quality for rg, quality in present.items()}
-
-    table = []
-    for rg in rows:
-        row = {p: regrets[rg, p][0] if (rg, p) in regrets else math.nan for p in columns}
-        if all((rg, p) in regrets for p in columns):
-            every = np.stack([regrets[rg, p] for p in columns])
-            for name, values in (("max", every.max(axis=0)), ("mean", every.mean(axis=0))):
-                low, high = interval(values) if count > 1 else (math.nan, math.nan)
-                row |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
-        table.append(row)
-    index = pd.Index(rows, name="method")
-    return pd.DataFrame(table, index=index).reindex(columns=[*columns, *REGRET_HEADS])
+    by_seed = evidence.by_seed().values()
+    columns, spreads = {}, {}
+    for rg in (rg for rgs in evidence.procedures.values() for rg in rgs):
+        column = {p: evidence.regret(rg, p)[0] for p in evidence.compared(rg)}
+        for name, samples in (
+            ("max", evidence.worst_regret(rg)),
+            ("mean", evidence.mean_regret(rg)),
+        ):
+            column[name] = samples[0]
+            low, high = evidence.interval(samples)
+            column[f"{name}_low"], column[f"{name}_high"] = max(low, 0.0), high
+        columns[rg] = column
+        spreads[rg] = {
+            **{p: spread([e.regret(rg, p)[0] for e in by_seed]) for p in evidence.compared(rg)},
+            "max": spread([e.worst_regret(rg)[0] for e in by_seed]),
+            "mean": spread([e.mean_regret(rg)[0] for e in by_seed]),
+        }
+    index = pd.Index([*evidence.problems, *REGRET_ROWS], name="problem")
+    return pd.DataFrame(columns, index=index), pd.DataFrame(spreads, index=index)
 
 
-def solvers(
-    scores: pd.DataFrame, methods: Mapping[str, Mapping], problems: Mapping[str, Mapping]
-) -> pd.DataFrame:
+def solvers(evidence: Evidence) -> pd.DataFrame:
     """What every solver needed, a row per (problem, method) that reports its solver.
 
-    `psnr` mean in dB; `network_evaluations` and `residual` medians; `converged` share of the
-    images; `tightness` median of bound / error where q < 1; `unbounded` images with q >= 1, which
-    have no bound; `iterates` where the bound was checked and its `violations`.
+    `psnr` mean in dB; `network_evaluations` and `residual` medians; `converged` and `stalled`
+    shares of the images and seeds; `tightness` median of bound / error where q < 1; `unbounded`
+    images with q >= 1, which have no bound; `iterates` where the bound was checked and its
+    `violations`. A row is empty where images or seeds are missing.
     """
-    table = scores[~scores["method"].isin(CONTROLS)]
+    table = evidence.scores[~evidence.scores["method"].isin(CONTROLS)]
     table = table.assign(
         tightness=table["bound"] / table["error"],
         unbounded=(table["bound_q"] >= 1).astype("float64").where(table["bound_q"].notna()),
+        stalled=(table["stopped"] == "stalled").astype("float64").where(table["stopped"].notna()),
         **{
             name: table[name].astype("float64")
             for name in ("network_evaluations", "converged", "bound_violations", "bound_iterates")
@@ -186,33 +161,44 @@ def solvers(
         return values.sum(min_count=1)
 
     summary = table.groupby(["problem", "method"]).agg(
-        psnr=("psnr", lambda values: values.mean(skipna=False)),
+        psnr=("psnr", "size"),
         network_evaluations=("network_evaluations", "median"),
         residual=("residual", "median"),
         converged=("converged", "mean"),
+        stalled=("stalled", "mean"),
         tightness=("tightness", "median"),
         unbounded=("unbounded", total),
         iterates=("bound_iterates", total),
         violations=("bound_violations", total),
     )
     summary = summary.dropna(how="all", subset=["network_evaluations", "residual", "tightness"])
-    order = [
-        (problem, method)
-        for problem in in_order(table["problem"], list(problems))
-        for method in in_order(table["method"], list(methods))
-    ]
-    return summary.reindex([key for key in order if key in summary.index])
+    order = [(p, m) for p in evidence.problems for m in evidence.methods]
+    summary = summary.reindex([key for key in order if key in summary.index]).astype("float64")
+    summary["psnr"] = [evidence.mean(method, problem)[0] for problem, method in summary.index]
+    lacking = [(method, problem) in evidence.missing for problem, method in summary.index]
+    return summary.mask(np.array(lacking, dtype=bool)[:, None] & np.ones(summary.shape, bool))
 
 
-def marks(table: pd.DataFrame, best: str, decimals: int) -> pd.DataFrame:
-    """Mark every cell "best", "second" or "": methods x problems, the controls left out.
+def marks(
+    table: pd.DataFrame,
+    best: str,
+    decimals: int,
+    groups: Sequence[Sequence[str]],
+    unranked: Collection[str] = (),
+) -> pd.DataFrame:
+    """Mark every cell "best", "second" or "" within its row and group of columns.
 
     Values that print alike share their place: the ranking is of the printed numbers. ``best`` is
-    "max" or "min".
+    "max" or "min". Columns of no group and the rows ``unranked`` have no mark.
     """
-    ranked = table.drop(index=[c for c in CONTROLS if c in table.index]).round(decimals)
-    places = ranked.rank(method="dense", ascending=best == "min").reindex(table.index)
-    return places.map(lambda place: {1: "best", 2: "second"}.get(place, ""))
+    places = {1: "best", 2: "second"}
+    marked = pd.DataFrame("", index=table.index, columns=table.columns)
+    for group in groups:
+        names = list(group)
+        ranks = table[names].round(decimals).rank(axis=1, method="dense", ascending=best == "min")
+        marked[names] = ranks.map(lambda place: places.get(place, ""))
+    marked[table.index.isin(list(unranked))] = ""
+    return marked
 
 
 def write_table(
@@ -223,35 +209,50 @@ def write_table(
     rows: Sequence[Mapping[str, str]],
     columns: Mapping[str, str],
     formats: str | Mapping[str, str],
-    marked: pd.DataFrame,
+    marked: pd.DataFrame | None = None,
+    spreads: pd.DataFrame | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write ``{name}.csv`` (names and plain numbers), ``.md``, ``.tex`` and ``.html`` (as printed).
 
     ``rows`` are the labels of each level of the index, ``columns`` those of the columns.
-    ``formats`` is one format of a number for all columns, or one per column. The best of a column
-    is bold, the second underlined, as ``marked`` says (a column that it lacks has neither). The
-    LaTeX is a `tabular` that needs booktabs; the HTML is what Snakemake's report can show.
+    ``formats`` is one format of a number for all columns, or one per column. The best of a row is
+    bold, the second underlined, as ``marked`` says. ``spreads`` stand after ± where they are
+    numbers, in the CSV as columns `<column>_sd`. The LaTeX needs booktabs; columns that do not fit
+    a page of 345 pt go into a further `tabular`. The HTML is what Snakemake's report can show.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / f"{name}.csv", float_format="%.7g", lineterminator="\n")
+    plain = table
+    if spreads is not None and spreads.notna().any(axis=None):
+        plain = table.join(spreads.add_suffix("_sd"))
+    text = plain.to_csv(float_format="%.7g", lineterminator="\n")
+    _write(folder / f"{name}.csv", text)
 
-    levels = table.index.names
-    head = [*levels, *(columns.get(column, column) for column in table.columns)]
+    levels, values = table.index.names, table.to_numpy("float64")
+    deviations = np.full_like(values, math.nan) if spreads is None else spreads.to_numpy("float64")
+    places = np.full(values.shape, "") if marked is None else marked.to_numpy()
     for suffix, style in (("md", _MARKDOWN), ("tex", _LATEX), ("html", _HTML)):
+        head = [style["head"](columns.get(column, column)) for column in [*levels, *table.columns]]
         body = []
-        for position, key in enumerate(table.index):
+        for i, key in enumerate(table.index):
             parts = key if isinstance(key, tuple) else (key,)
             row = [
                 style["text"](names.get(part, part))
                 for names, part in zip(rows, parts, strict=True)
             ]
-            for column in table.columns:
+            for j, column in enumerate(table.columns):
                 form = formats if isinstance(formats, str) else formats[column]
-                mark = "" if column not in marked else marked.iloc[position][column]
-                row.append(_cell(table.iloc[position][column], form, mark, style))
+                cell = _cell(values[i, j], form, places[i, j], style)
+                if cell and math.isfinite(deviations[i, j]):
+                    cell += style["text"](f" ± {form.format(deviations[i, j])}")
+                row.append(cell)
             body.append(row)
-        text = style["table"]([style["text"](h) for h in head], body, len(levels))
-        (folder / f"{name}.{suffix}").write_text(text)
+        text = style["table"](head, body, len(levels), [style["text"](note) for note in notes])
+        _write(folder / f"{name}.{suffix}", text)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
 
 
 def _cell(value: float, form: str, mark: str, style: Mapping) -> str:
@@ -261,16 +262,54 @@ def _cell(value: float, form: str, mark: str, style: Mapping) -> str:
     return style.get(mark, "{}").replace("{}", text)
 
 
-def _markdown(head: list[str], body: list[list[str]], levels: int) -> str:
+def _markdown(head: list[str], body: list[list[str]], levels: int, notes: list[str]) -> str:
     rule = ["---"] * levels + ["---:"] * (len(head) - levels)
-    return "".join(f"| {' | '.join(row)} |\n" for row in [head, rule, *body])
+    table = "".join(f"| {' | '.join(row)} |\n" for row in [head, rule, *body])
+    return table + "".join(f"\n{note}\n" for note in notes)
 
 
-def _latex(head: list[str], body: list[list[str]], levels: int) -> str:
-    lines = [" & ".join(row) + r" \\" for row in [head, *body]]
-    alignment = "l" * levels + "r" * (len(head) - levels)
-    top = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", lines[0], r"\midrule"]
-    return "\n".join([*top, *lines[1:], r"\bottomrule", r"\end{tabular}", ""])
+# \footnotesize of an article in 10 pt, and its page.
+PAGE_WIDTH, SIGN_WIDTH, COLUMN_GAP = 345, 4.6, 6  # pt
+PAGE_ROWS = 50
+_INVISIBLE = str.maketrans("", "", "{}$^\\_")
+
+
+def _printed_width(cell: str) -> float:
+    """About how wide a cell of LaTeX is printed, in pt, without what only commands need."""
+    for command in ("shortstack[r]", "textbf", "underline"):
+        cell = cell.replace(f"\\{command}", "")
+    lines = cell.replace("\\pm", "+").replace("\\dagger", "+").split("\\\\")
+    return SIGN_WIDTH * max(len(line.translate(_INVISIBLE)) for line in lines)
+
+
+def _blocks(head: list[str], body: list[list[str]], levels: int) -> Iterator[list[int]]:
+    """The columns of each tabular, the levels of the index in all of them."""
+    widths = [
+        COLUMN_GAP + max(map(_printed_width, column)) for column in zip(head, *body, strict=True)
+    ]
+    index = list(range(levels))
+    block, left = [], PAGE_WIDTH - sum(widths[:levels])
+    for column in range(levels, len(head)):
+        if block and widths[column] > left:
+            yield index + block
+            block, left = [], PAGE_WIDTH - sum(widths[:levels])
+        block.append(column)
+        left -= widths[column]
+    yield index + block
+
+
+def _latex(head: list[str], body: list[list[str]], levels: int, notes: list[str]) -> str:
+    parts = []
+    for start in range(0, max(1, len(body)), PAGE_ROWS):
+        for columns in _blocks(head, body, levels):
+            chosen = [head, *body[start : start + PAGE_ROWS]]
+            lines = [" & ".join(row[c] for c in columns) + r" \\" for row in chosen]
+            alignment = "l" * levels + "r" * (len(columns) - levels)
+            top = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", lines[0], r"\midrule"]
+            parts.append("\n".join([*top, *lines[1:], r"\bottomrule", r"\end{tabular}"]))
+    parts += [rf"\parbox{{\linewidth}}{{{note}}}" for note in notes]
+    separator = "\n\\par\\smallskip\n"
+    return f"{{\\footnotesize\\setlength{{\\tabcolsep}}{{3pt}}%\n{separator.join(parts)}\n}}\n"
 
 
 _PAGE = """<!DOCTYPE html>
@@ -283,10 +322,12 @@ _PAGE = """<!DOCTYPE html>
 </style>
 <table>
 {}</table>
-"""
+{}"""
 
 
-def html_table(head: list[str], body: list[list[str]], levels: int) -> str:
+def html_table(
+    head: list[str], body: list[list[str]], levels: int, notes: Sequence[str] = ()
+) -> str:
     """A page with one table of HTML cells, of which the first ``levels`` of a row hold text."""
 
     def row(cells: list[str], tag: str) -> str:
@@ -294,7 +335,8 @@ def html_table(head: list[str], body: list[list[str]], levels: int) -> str:
         parts = (f"<{tag}{k}>{c}</{tag}>" for k, c in zip(kinds, cells, strict=True))
         return f"<tr>{''.join(parts)}</tr>\n"
 
-    return _PAGE.format(row(head, "th") + "".join(row(cells, "td") for cells in body))
+    rows = row(head, "th") + "".join(row(cells, "td") for cells in body)
+    return _PAGE.format(rows, "".join(f"<p>{note}</p>\n" for note in notes))
 
 
 # What pdflatex does not take as it stands. Greek letters and signs are set in mathematics.
@@ -311,6 +353,8 @@ _TEX = {
     "≥": r"$\geq$",
     "°": r"$^{\circ}$",
     "−": "$-$",
+    "±": r"$\pm$",
+    "†": r"$^{\dagger}$",
 }
 
 
@@ -318,8 +362,19 @@ def _tex(text: str) -> str:
     return "".join(_TEX.get(sign, sign) for sign in text)
 
 
+def _tex_head(label: str) -> str:
+    """A head in two lines where it has a comma: a solver stands below its variant."""
+    first, comma, second = label.partition(", ")
+    return rf"\shortstack[r]{{{_tex(first)}\\{_tex(second)}}}" if comma else _tex(label)
+
+
+def _markdown_text(text: str) -> str:
+    return text.replace("|", r"\|").replace("*", r"\*")
+
+
 _MARKDOWN = {
-    "text": lambda text: text.replace("|", r"\|").replace("*", r"\*"),
+    "text": _markdown_text,
+    "head": _markdown_text,
     "infinity": "∞",
     "best": "**{}**",
     "second": "<u>{}</u>",
@@ -327,6 +382,7 @@ _MARKDOWN = {
 }
 _LATEX = {
     "text": _tex,
+    "head": _tex_head,
     "infinity": r"$\infty$",
     "best": r"\textbf{{}}",
     "second": r"\underline{{}}",
@@ -334,6 +390,7 @@ _LATEX = {
 }
 _HTML = {
     "text": html.escape,
+    "head": html.escape,
     "infinity": "∞",
     "best": "<b>{}</b>",
     "second": "<u>{}</u>",
@@ -341,42 +398,62 @@ _HTML = {
 }
 
 
-def write_tables(
-    scores: pd.DataFrame,
-    folder: Path,
-    methods: Mapping[str, Mapping],
-    problems: Mapping[str, Mapping],
-    seed: int,
-) -> None:
-    """Write `psnr`, `ssim`, `lpips`, `regret` and `solvers` of one dataset into a folder."""
-    labels, names = labels_of(methods), short_names(problems)
+def write_tables(evidence: Evidence, folder: Path, problems: Mapping[str, Mapping]) -> None:
+    """Write `psnr`, `ssim`, `lpips`, `regret` and `solvers` into a folder."""
+    names, destroyed = short_names(problems), evidence.destroyed
+    labels = labels_of(evidence.entries)
+    labels |= {method: labels.get(method, method) + DESTROYED for method in destroyed}
+    notes = {method: f"{labels[method]}: {reason}" for method, reason in destroyed.items()}
+    incomplete = [problem for _, problem in evidence.missing]
     for metric, best in BEST.items():
-        table = quality(scores, metric, methods, problems)
+        table, spreads = quality(evidence, metric)
+        ranked = [m for m in table.columns if m not in CONTROLS and m not in destroyed]
+        unranked = {*incomplete, *(MEAN if incomplete else ())}
         write_table(
             table,
             folder,
             metric,
-            rows=[labels],
-            columns=names,
+            rows=[names | MEAN],
+            columns=labels,
             formats=f"{{:.{DECIMALS[metric]}f}}",
-            marked=marks(table, best, DECIMALS[metric]),
+            marked=marks(table, best, DECIMALS[metric], [ranked], unranked),
+            spreads=spreads,
+            notes=[note for method, note in notes.items() if method in table],
         )
-    table = regret(scores, problems, seed)
+    table, spreads = regret(evidence)
+    groups = [[m for m in rgs if m not in destroyed] for rgs in evidence.procedures.values()]
     write_table(
         table,
         folder,
         "regret",
-        rows=[labels],
-        columns=names | REGRET_HEADS,
+        rows=[names | REGRET_ROWS],
+        columns=labels,
         formats="{:.2f}",
-        marked=marks(table.drop(columns=REGRET_ENDS), "min", 2),
+        marked=marks(table, "min", 2, groups, {*REGRET_ROWS} - {*RANKED_ROWS}),
+        spreads=spreads,
+        notes=[
+            *(note for method, note in notes.items() if method in table),
+            *_partial(evidence, names),
+        ],
     )
     write_table(
-        solvers(scores, methods, problems),
+        solvers(evidence),
         folder,
         "solvers",
         rows=[names, labels],
         columns=SOLVER_HEADS,
         formats=SOLVER_FORMATS,
-        marked=pd.DataFrame(),
+        notes=list(notes.values()),
     )
+
+
+def _partial(evidence: Evidence, names: Mapping[str, str]) -> Iterator[str]:
+    """What the maximum and mean of a procedure are over, where that is not all problems."""
+    for solver, rgs in evidence.procedures.items():
+        compared = evidence.compared(rgs[0])
+        if len(compared) < len(evidence.problems):
+            shown = ", ".join(names.get(p, p) for p in compared) or "none"
+            yield (
+                f"{solver_label(solver)}: maximum and mean over {len(compared)} of"
+                f" {len(evidence.problems)} problems ({shown})."
+            )

@@ -10,10 +10,9 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
 from torch import Tensor
@@ -22,12 +21,11 @@ from tqdm import tqdm
 from rerg.baselines import FACTOR, Baseline, guarded
 from rerg.baselines import restore as restore_by
 from rerg.files import Restored
-from rerg.images import as_tensor
+from rerg.metrics import psnr
 from rerg.models import Model
-from rerg.problems import Observation, Problem, generator
 from rerg.restoration import restore
-from rerg.scores import psnr
 from rerg.specs import ProblemSpec, digest
+from rerg.validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -87,37 +85,16 @@ def on_edge(trials: list[tuple[Parameters, float]]) -> list[str]:
     return [name for name, value in best.items() if value in (min(tried[name]), max(tried[name]))]
 
 
-@dataclass(frozen=True)
-class Validation:
-    """The images on which trials are compared.
-
-    paths: dataset to its HDF5 file, of which the first `count` images are taken; kernels: names of
-    kernel files to prepared files.
-    """
-
-    paths: Mapping[str, Path]
-    count: int
-    kernels: Mapping[str, Path]
-    device: str
-
-    def observe(self, spec: ProblemSpec) -> tuple[dict[str, Observation], dict[str, Tensor]]:
-        """Observations of the images by a problem, and their ground truth."""
-        problem = Problem(spec, self.kernels)
-        observed, truth = {}, {}
-        for dataset, path in self.paths.items():
-            with h5py.File(path) as file:
-                for image in itertools.islice(file, self.count - len(observed)):
-                    x = as_tensor(file[image][()])[None]
-                    rng = generator(dataset, problem.name, image)
-                    observed[f"{dataset}/{image}"] = problem.observe(x, [rng]).to(self.device)
-                    truth[f"{dataset}/{image}"] = problem.crop(x[0])
-        return observed, truth
-
-
 Trial = Callable[[ProblemSpec, Parameters], dict]
 
 
-def model_trial(model: Model, validation: Validation, options: Mapping, batch_size: int) -> Trial:
+def model_trial(
+    model: Model,
+    validation: Validation,
+    options: Mapping,
+    precisions: Sequence[str],
+    batch_size: int,
+) -> Trial:
     """A trial of a variant by the fast solver: its mean PSNR and network evaluations."""
     observed: dict[str, tuple] = {}
 
@@ -126,7 +103,14 @@ def model_trial(model: Model, validation: Validation, options: Mapping, batch_si
             observed[spec.name] = validation.observe(spec)
         observations, truth = observed[spec.name]
         scaled = {name: o.scaled(parameters[FACTOR]) for name, o in observations.items()}
-        restored = restore(model, scaled, solver="fast", options=options, batch_size=batch_size)
+        restored = restore(
+            model,
+            scaled,
+            solver="fast",
+            options=options,
+            precisions=precisions,
+            batch_size=batch_size,
+        )
         return summary(restored, truth)
 
     return trial

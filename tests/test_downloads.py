@@ -1,5 +1,6 @@
 """The real download code against a server on this machine that misbehaves as servers do."""
 
+import errno
 import hashlib
 import io
 import os
@@ -16,7 +17,7 @@ from threading import Thread
 import pytest
 
 from rerg.config import InputError
-from rerg.downloads import DownloadError, cache_folder, download, sha256_of, unpack
+from rerg.downloads import DownloadError, cache_folder, download, sha256_of, unpack, whole
 from rerg.images import fetch, read_digests
 
 CONTENT = bytes(range(256)) * 400
@@ -273,6 +274,12 @@ def zip_of(members):
     return stream.getvalue()
 
 
+def encrypted(archive):
+    """The archive with the mark of an encrypted member."""
+    start = archive.index(b"PK\x01\x02") + 8
+    return archive[:start] + b"\x01" + archive[start + 1 :]
+
+
 @pytest.mark.parametrize("pack", [tar_of, zip_of])
 def test_archive_digests_are_locked_on_first_sight(site, tmp_path, cache, pack):
     entry = {"source": "http", "archive": [f"{site.url}/archive"], "pattern": "set/*.png"}
@@ -323,8 +330,16 @@ def test_a_folder_of_the_user_is_locked_on_first_sight(tmp_path, monkeypatch):
         zip_of({"..\\evil": b"x"}),
         zip_of({"link": "/etc"}),
         tar_of({"fine": b"x" * 100000})[:-40],
+        tar_of({"fine": b"x" * 100000}, "w:xz")[:-40],
+        tar_of({"fine": b"x" * 100000}, "w:bz2")[:-40],
+        tar_of({"fine": b"x" * 100000}, "w")[:90000],
+        tar_of({"fine": b"x", "more": b"y"}, "w")[:1024],  # between two members
+        tar_of({"fine": b"x", "more": b"y"}, "w")[:1300],  # within a header
         zip_of({"fine": b"x"})[:-30],
+        zip_of({"fine": b"x" * 100}).replace(b"x" * 100, b"y" * 100),
+        encrypted(zip_of({"fine": b"x"})),
         b"no archive",
+        b"",
     ],
 )
 def test_unsafe_and_damaged_archives_leave_nothing(site, tmp_path, cache, archive):
@@ -339,11 +354,98 @@ def test_unsafe_and_damaged_archives_leave_nothing(site, tmp_path, cache, archiv
 
 
 def test_unpack_keeps_the_tree(tmp_path):
-    archive = tmp_path / "a.tar"
-    archive.write_bytes(tar_of({"x/y.png": b"y", "z.png": b"z"}, "w"))
-    unpack(archive, tmp_path / "out")
-    assert (tmp_path / "out/x/y.png").read_bytes() == b"y"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tar", "out"]
+    files = {"x/y.png": b"y", "z.png": b"z"}
+    archives = [tar_of(files, kind) for kind in ("w", "w:gz", "w:bz2", "w:xz")]
+    for number, content in enumerate([*archives, zip_of({"./": b"", **files})]):
+        (tmp_path / "a.archive").write_bytes(content)
+        out = tmp_path / str(number)
+        unpack(tmp_path / "a.archive", out)
+        assert (out / "x/y.png").read_bytes() == b"y" and (out / "z.png").read_bytes() == b"z"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [*"01234", "a.archive"]
+
+
+# A cache that cannot be written
+
+
+@pytest.fixture(params=["a file is there", "no such place", "read-only", "denied", "full"])
+def unwritable(request, tmp_path, monkeypatch):
+    """A cache folder that the system refuses to make or to fill."""
+    cache = tmp_path / "cache"
+    match request.param:
+        case "a file is there":
+            cache.write_text("a file")
+        case "no such place":
+            cache = Path("/proc/rerg/cache")
+            monkeypatch.setenv("RERG_CACHE", str(cache))
+        case "read-only" | "denied":
+            number = errno.EROFS if request.param == "read-only" else errno.EACCES
+            refused = OSError(number, os.strerror(number))
+            for name in ("os.makedirs", "os.mkdir"):
+                monkeypatch.setattr(name, lambda *_, **__: (_ for _ in ()).throw(refused))
+        case "full":
+            full = OSError(errno.ENOSPC, "No space left on device")
+            for name in ("tempfile.NamedTemporaryFile", "tempfile.mkdtemp"):
+                monkeypatch.setattr(name, lambda *_, **__: (_ for _ in ()).throw(full))
+    return cache
+
+
+@pytest.mark.parametrize("what", ["file", "archive"])
+def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(site, tmp_path, unwritable, what):
+    entry = entry_of(site, {"good/a.bin": DIGEST})
+    if what == "archive":
+        site.archive = tar_of({"a.png": b"a"})
+        entry = {"source": "http", "archive": [f"{site.url}/archive"], "pattern": "*"}
+    with pytest.raises(DownloadError) as error:
+        fetch("set", entry, tmp_path / "set.lock")
+    message = str(error.value)
+    assert message.startswith(str(unwritable)) and "cannot be written: " in message
+    assert "RERG_CACHE" in message and "\n" not in message and "Pooch" not in message
+    assert not (tmp_path / "set.lock").exists()
+
+
+def test_unpacking_where_nothing_can_be_written_is_one_line(tmp_path, unwritable):
+    archive = tmp_path / "a.archive"
+    archive.write_bytes(tar_of({"a.png": b"a"}))
+    with pytest.raises(DownloadError, match=r"cannot be written: .*RERG_CACHE"):
+        unpack(archive, unwritable / "set")
+
+
+def test_a_home_that_does_not_exist_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("RERG_CACHE", "~nobody-of-this-name/cache")
+    with pytest.raises(InputError, match="~nobody-of-this-name/cache: expected a path"):
+        cache_folder()
+    entry = {"source": "folder", "folder": "~nobody-of-this-name/images", "pattern": "*"}
+    with pytest.raises(InputError, match="~nobody-of-this-name/images: expected a path"):
+        fetch("set", entry, tmp_path / "set.lock")
+    monkeypatch.delenv("RERG_CACHE")
+    monkeypatch.setattr("pooch.os_cache", lambda name: Path("~") / ".cache" / name)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # a user without a home
+    with pytest.raises(InputError, match=r"~/\.cache/rerg: expected a path, ~ is no folder"):
+        cache_folder()
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "a.txt"
+    with whole(target) as partial:
+        partial.write_text("whole")
+        assert not target.exists()
+    for error in (KeyboardInterrupt, InputError):
+        with pytest.raises(error), whole(target) as partial:
+            partial.write_text("part")
+            raise error
+    assert target.read_text() == "whole" and list(target.parent.iterdir()) == [target]
+    for impossible in (target / "b.txt", Path("/proc/rerg.txt")):
+        with (
+            pytest.raises(InputError, match=rf"{impossible}: cannot be written: "),
+            whole(impossible) as partial,
+        ):
+            partial.write_text("part")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    for path in (tmp_path, tmp_path / "none", tmp_path / "a\n.png"):
+        with pytest.raises(InputError, match="cannot be read: "):
+            sha256_of(path)
 
 
 def test_the_cache_is_where_the_user_says(tmp_path, monkeypatch):

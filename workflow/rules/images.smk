@@ -1,8 +1,6 @@
 # Images, kernels and the backbone of LPIPS: fetched once, prepared once.
 IMAGE_SETS = [name for split in DATASETS.values() for name in split]
 KERNEL_SETS = run.kernel_sets(run.config["problems"])
-# SSIM has a window of 11 pixels, and AlexNet (LPIPS) needs 31.
-SMALLEST_SCORED = 32
 
 
 localrules:
@@ -11,26 +9,12 @@ localrules:
     inputs,
 
 
-def entry_of(wildcards):
-    return run.datasets[wildcards.dataset]
-
-
-def manifest_of(wildcards):
-    manifest = entry_of(wildcards).get("manifest")
-    return [ROOT / manifest] if manifest else []
-
-
-def smallest_of(wildcards):
-    """Pixels that an image's side must have."""
-    trained = wildcards.dataset in DATASETS["train"]
-    return run.config["training"]["crop"] if trained else SMALLEST_SCORED
-
-
 rule inputs:
     """Everything that needs the internet: after it, a cluster can work without."""
     input:
         expand("<results>/images/{dataset}.lock", dataset=IMAGE_SETS + KERNEL_SETS),
         "<results>/images/lpips.safetensors",
+        expand("<results>/models/all/{published}.json", published=run.published()),
 
 
 rule fetch:

@@ -1,4 +1,5 @@
 # Models: one training per variant and seed, by the same loop; all but the warm start begin from it.
+# Published weights lie beside them, with the seed `all`.
 TRAINING = run.config["training"]
 NODES = TRAINING["nodes"]
 # Over several nodes srun starts the processes, called by the script (Snakemake's `mpi`): a task of
@@ -6,21 +7,30 @@ NODES = TRAINING["nodes"]
 SEVERAL_NODES = {"nodes": NODES, "tasks": NODES, "tasks_per_gpu": 0, "mpi": "srun"}
 
 
-def start_of(wildcards):
-    start = run.config["variants"][wildcards.variant].get("start")
-    return [f"<results>/models/{wildcards.seed}/{start}.safetensors"] if start else []
+localrules:
+    fetch_weights,
 
 
-def spec_of_variant(wildcards):
-    return run.model_spec(wildcards.variant, int(wildcards.seed))
+wildcard_constraints:
+    published="|".join(run.weights),
 
 
-def threads_of_variant(wildcards):
-    return run.config["variants"][wildcards.variant]["threads"]
-
-
-def code_of_training(wildcards):
-    return code_of("train.py", f"variants.{wildcards.variant}")(wildcards)
+rule fetch_weights:
+    """Published weights, checked to the byte and held against their architecture."""
+    output:
+        weights="<results>/models/all/{published}.safetensors",
+        about="<results>/models/all/{published}.json",
+        # updated, not replaced: a digest locked on first sight holds for every later fetch
+        lock=update("<results>/models/all/{published}.lock"),
+    log:
+        "<results>/logs/fetch_weights/{published}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        entry=entry_of_weights,
+        code=code_of("fetch_weights.py"),
+    script:
+        "../scripts/fetch_weights.py"
 
 
 rule train:
@@ -28,6 +38,7 @@ rule train:
     input:
         start=start_of,
         images=images_of("train"),
+        validation=images_of("validation"),
         splits="<results>/images/splits.json",
         kernels=kernels_of(run.trained_problems()),
     output:
@@ -56,6 +67,10 @@ rule train:
         spec=spec_of_variant,
         device=run.config["device"],
         training={k: TRAINING[k] for k in ("compile", "log_every", "checkpoint_every")},
+        validation={
+            key: run.config["tuning"][key]
+            for key in ("images", "iterations", "tolerance")
+        },
         processes=TRAINING["processes"],
         nodes=NODES,
         code=code_of_training,

@@ -1,12 +1,4 @@
 # Observations: a folder per dataset and group of problems, the same for every method.
-def kernels_of_batch(wildcards):
-    return kernels_of(run.batches[wildcards.batch])
-
-
-def specs_of_batch(wildcards):
-    return [run.problem_spec(problem) for problem in run.batches[wildcards.batch]]
-
-
 rule observe:
     """The images of one dataset, observed by a group of problems."""
     input:

@@ -1,26 +1,5 @@
 # Restorations: a folder per dataset, method, seed and group of problems, so that a job loads its
 # network once. By a variant and a solver here, by baselines in the next file.
-def restored_by(kind):
-    """The run's methods of a kind (`variant`, `.py`, `reconstructor`, `.smk`), for a wildcard."""
-    methods = [
-        name
-        for name in run.all_methods()
-        if run.methods[name].get("baseline", "variant") == kind
-    ]
-    return "|".join(methods) or "none"
-
-
-def options_of(wildcards):
-    """Problem to the options of the solver."""
-    return {p: run.options(wildcards.method, p) for p in problems_of(wildcards)}
-
-
-def code_of_restoration(wildcards):
-    method = run.methods[wildcards.method]
-    modules = f"variants.{method['variant']}", f"solvers.{method['solver']}"
-    return code_of("restore.py", *modules)(wildcards)
-
-
 rule restore:
     """The images of one dataset, restored by a variant and a solver from a group of problems."""
     input:
@@ -49,7 +28,7 @@ rule restore:
         spec=spec_of,
         options=options_of,
         device=run.config["device"],
-        restoration={k: RESTORATION[k] for k in ("batch", "bound_iterates", "compile")},
+        restoration={k: RESTORATION[k] for k in ("batch", "bound_iterates", "compile", "precision")},
         code=code_of_restoration,
     script:
         "../scripts/restore.py"

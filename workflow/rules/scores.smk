@@ -2,29 +2,6 @@
 SCORES = "<results>/scores.csv"
 
 
-def restorations_of(wildcards):
-    """All restorations of a group of problems: folders, or files where a rule of its own writes."""
-    batch, paths = wildcards.batch, []
-    for method in run.all_methods():
-        problems = run.problems_in(method, batch)
-        if run.methods[method].get("baseline") == ".smk":
-            paths += expand(
-                "<results>/restorations/{dataset}/{problem}/{method}.npz",
-                dataset=wildcards.dataset,
-                problem=problems,
-                method=method,
-            )
-        elif problems:
-            paths += expand(
-                "<results>/restorations/{dataset}/{method}/{seed}/{batch}",
-                dataset=wildcards.dataset,
-                method=method,
-                seed=run.seeds_of(method),
-                batch=batch,
-            )
-    return paths
-
-
 rule score:
     """Every restoration of one dataset by a group of problems, and the controls."""
     input:

@@ -2,43 +2,8 @@
 TUNED = sorted({run.tuned(method) for method in run.all_methods()} - {None})
 
 
-wildcard_constraints:
-    tuned="|".join(TUNED) or "none",
-
-
 localrules:
     draw_tuning,
-
-
-def weights_of_tuned(wildcards):
-    variant = run.variant_of(wildcards.tuned)
-    return (
-        [f"<results>/models/{wildcards.seed}/{variant}.safetensors"] if variant else []
-    )
-
-
-def baseline_of_tuned(wildcards):
-    return baseline_file(wildcards.tuned)
-
-
-def kernels_of_tuned(wildcards):
-    return kernels_of(run.tuned_problems(wildcards.tuned))
-
-
-def specs_of_tuned(wildcards):
-    return [
-        run.problem_spec(problem) for problem in run.tuned_problems(wildcards.tuned)
-    ]
-
-
-def settings_of_tuned(wildcards):
-    return run.methods[wildcards.tuned]
-
-
-def code_of_tuning(wildcards):
-    variant = run.methods[wildcards.tuned].get("variant")
-    modules = [f"variants.{variant}", "solvers.fast"] if variant else []
-    return code_of("tune.py", *modules)(wildcards)
 
 
 rule tune:
@@ -47,14 +12,16 @@ rule tune:
         images=images_of("validation"),
         splits="<results>/images/splits.json",
         kernels=kernels_of_tuned,
-        weights=weights_of_tuned,
-        baseline=baseline_of_tuned,
+        weights=weights_of,
+        baseline=baseline_of,
     output:
-        update("<results>/tuning/{seed}/{tuned}.csv"),
+        update("<results>/tuning/{seed}/{method}.csv"),
     log:
-        "<results>/logs/tune/{tuned}.{seed}.log",
+        "<results>/logs/tune/{method}.{seed}.log",
     benchmark:
-        "<results>/benchmarks/tune.{tuned}.{seed}.tsv"
+        "<results>/benchmarks/tune.{method}.{seed}.tsv"
+    wildcard_constraints:
+        method="|".join(TUNED) or "none",
     priority: 50  # restorations wait for it
     conda:
         "../../environment.yml"
@@ -66,18 +33,13 @@ rule tune:
     params:
         problems=specs_of_tuned,
         tuning=run.config["tuning"],
-        settings=settings_of_tuned,
+        settings=settings_of,
         batch=RESTORATION["batch"],
+        precisions=RESTORATION["precision"],
         device=run.config["device"],
         code=code_of_tuning,
     script:
         "../scripts/tune.py"
-
-
-def trials_of_all(wildcards):
-    return [
-        f"<results>/tuning/{seed_of(name, run.seeds[0])}/{name}.csv" for name in TUNED
-    ]
 
 
 rule draw_tuning:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from rerg.downloads import whole
 from rerg.images import check_disjoint
 from rerg.script import logged
 
@@ -14,4 +15,5 @@ with logged(snakemake.log[0]):
             for split, names in snakemake.params.splits.items()
         }
     )
-    Path(snakemake.output[0]).write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")
+    with whole(Path(snakemake.output[0])) as partial:
+        partial.write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")

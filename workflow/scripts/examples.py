@@ -5,21 +5,23 @@ from pathlib import Path
 import h5py
 
 from rerg.figures import examples, save_figure
+from rerg.files import restorations_of
 from rerg.scores import images_of
 from rerg.script import logged
 
 with logged(snakemake.log[0]):
-    restorations = [Path(path) for path in snakemake.input.restorations]
+    params, source = snakemake.params, snakemake.input
+    observations = {
+        path.stem: path for folder in source.observations for path in Path(folder).glob("*.npz")
+    }
     rows = {}
-    with h5py.File(snakemake.input.images) as file:
+    with h5py.File(source.images) as file:
         images = sorted(file)
-        for number, observations in enumerate(map(Path, snakemake.input.observations)):
-            problem, image = observations.stem, images[number % len(images)]
-            rows[problem] = images_of(
-                image,
-                file[image][()],
-                observations,
-                {p.stem: p for p in restorations if p.parent.name == problem},
-            )
-    figure = examples(rows, snakemake.params.methods, snakemake.params.problems)
+        for number, problem in enumerate(params.examples):
+            image = images[number % len(images)]
+            # The rule names the folders of one seed.
+            found = restorations_of(problem, source.restorations)
+            restorations = {method: path for (method, _), path in found.items()}
+            rows[problem] = images_of(image, file[image][()], observations[problem], restorations)
+    figure = examples(rows, params.methods, params.problems)
     save_figure(figure, Path(snakemake.output.pdf), Path(snakemake.output.png))

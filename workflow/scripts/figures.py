@@ -1,22 +1,22 @@
-"""Draw the figures of one dataset that need its scores alone."""
+"""Draw the figures of one dataset, or of all of them pooled, that need the scores alone."""
 
 from pathlib import Path
 
-from rerg import figures, tables
-from rerg.scores import read_scores
+from rerg import figures
+from rerg.scores import load_scores, of_dataset
 from rerg.script import logged
+from rerg.statistics import Evidence
 
 with logged(snakemake.log[0]):
-    params = snakemake.params
-    scores = read_scores(Path(snakemake.input.scores))
-    scores = scores[scores["dataset"] == snakemake.wildcards.dataset]
-    labels = params.methods, params.problems
-    regret = tables.regret(scores, params.problems, params.seed)
+    params, source = snakemake.params, snakemake.input
+    scores = load_scores(source.scores, params.expected, source.get("provenance") or None)
+    scores = of_dataset(scores, snakemake.wildcards.dataset)
+    evidence = Evidence(scores, params.methods, list(params.problems))
     drawn = {
-        "iterations": figures.iterations(scores, params.iterations_of, *labels),
-        "regret": figures.regret(regret, *labels),
-        "bound": figures.bound(scores, params.methods),
-        "evaluations": figures.evaluations(scores, *labels),
+        "iterations": figures.iterations(evidence, params.iterations_of, params.problems),
+        "regret": figures.regret(evidence, params.problems),
+        "bound": figures.bound(evidence),
+        "evaluations": figures.evaluations(evidence, params.problems),
     }
     folder = Path(snakemake.output[0]).parent
     for name, figure in drawn.items():

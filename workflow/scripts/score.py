@@ -1,34 +1,36 @@
-"""Score all restorations of a group of problems on one dataset."""
+"""Score every restoration of a group of problems on one dataset."""
 
 from pathlib import Path
 
 import h5py
+import pandas as pd
 
 from rerg.devices import set_up_cpu
+from rerg.files import restorations_of
 from rerg.perceptual import load_lpips
 from rerg.provenance import commit
 from rerg.scores import score, write_scores
 from rerg.script import logged
 
 with logged(snakemake.log[0]):
+    source = snakemake.input
     set_up_cpu(snakemake.threads)
-    with h5py.File(snakemake.input.images) as file:
+    with h5py.File(source.images) as file:
         truth = {image: file[image][()] for image in file}
-    lpips = load_lpips(Path(snakemake.input.lpips))
+    lpips = load_lpips(Path(source.lpips))
     # Read here, not given by params: a commit alone must not make the scores stale.
     head = commit(Path.cwd())
-    restorations = [Path(path) for path in snakemake.input.restorations]
-    for observations, target in zip(snakemake.input.observations, snakemake.output, strict=True):
-        problem = Path(target).stem
-        table = score(
+    tables = [
+        score(
             run=snakemake.params.run,
             dataset=snakemake.wildcards.dataset,
-            problem=problem,
+            problem=observations.stem,
             truth=truth,
-            observations=Path(observations),
-            restorations={p.stem: p for p in restorations if p.parent.name == problem},
+            observations=observations,
+            restorations=restorations_of(observations.stem, source.restorations),
             lpips=lpips,
-            seed=snakemake.params.seed,
             commit=head or "",
         )
-        write_scores(table, Path(target))
+        for observations in sorted(Path(source.observations).glob("*.npz"))
+    ]
+    write_scores(pd.concat(tables, ignore_index=True), Path(snakemake.output[0]))

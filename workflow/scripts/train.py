@@ -1,25 +1,29 @@
 """Train one variant with one seed."""
 
+import logging
 from pathlib import Path
 
 import pandas as pd
 
 from rerg.devices import claim
-from rerg.models import save
+from rerg.models import Model, save
 from rerg.parallel import spread
 from rerg.script import checkpoint_of, logged
-from rerg.training import TrainingJob, summary, train_job
+from rerg.training import TrainingJob, train_job
+from rerg.validation import Validation, destroyed, gains
+
+log = logging.getLogger(__name__)
 
 with logged(snakemake.log[0]):
-    params, source = snakemake.params, snakemake.input
+    params, source, output = snakemake.params, snakemake.input, snakemake.output
     claim(params.device, params.processes)
-    weights = Path(snakemake.output.weights)
+    kernels = {Path(path).stem: path for path in source.kernels}
     job = TrainingJob(
         spec=params.spec,
         start=next(iter(source.start), None),
         images=tuple(source.images),
         checkpoint=checkpoint_of(snakemake.log[0], ".ckpt"),
-        kernels={Path(path).stem: path for path in source.kernels},
+        kernels=kernels,
         device=params.device,
         threads=snakemake.threads,
         log=snakemake.log[0],
@@ -29,6 +33,19 @@ with logged(snakemake.log[0]):
         # They spend the budget, and what follows reads their last checkpoint.
         spread(job, params.processes, params.nodes)
     networks, rows = train_job(job)
-    pd.DataFrame(rows).to_csv(snakemake.output.curve, index=False, float_format="%.6g")
-    save(weights, networks, params.spec, summary(params.spec, rows))
+    pd.DataFrame(rows).to_csv(output.curve, index=False, float_format="%.6g")
+    paths = {Path(path).stem: path for path in source.validation}
+    validation = Validation(paths, params.validation["images"], kernels, params.device)
+    options = {key: params.validation[key] for key in ("iterations", "tolerance")}
+    model = Model(networks.requires_grad_(False), params.spec, {})
+    model.compute_in("float32")
+    gained = gains(model, validation, params.spec.problems, params.spec.crop, options)
+    reason = destroyed(rows, networks, gained)
+    if reason:
+        log.warning(
+            "%s with seed %d is destroyed: %s", params.spec.variant, params.spec.seed, reason
+        )
+    last = {key: rows[-1][key] for key in ("step", "evaluations", "seconds")}
+    about = {**last, "gained": gained, "destroyed": reason}
+    save(Path(output.weights), networks, params.spec, about)
     Path(job.checkpoint).unlink(missing_ok=True)

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import pandas as pd
-
-from rerg.figures import save_figure, tuning
+from rerg.figures import read_trials, save_figure, tuning
 from rerg.script import logged
 
 with logged(snakemake.log[0]):
-    tables = {Path(path).stem: pd.read_csv(path) for path in snakemake.input.trials}
-    figure = tuning(tables, snakemake.params.methods, snakemake.params.problems)
+    params = snakemake.params
+    tables = {Path(path).stem: read_trials(path) for path in snakemake.input.trials}
+    figure = tuning(tables, params.methods, params.declared, params.problems)
     save_figure(figure, Path(snakemake.output.pdf), Path(snakemake.output.png))

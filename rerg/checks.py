@@ -1,0 +1,151 @@
+"""What would stop a run late: checked before its first job, a line per fault.
+
+The schemas say what a key must be; here is what keys must be together.
+"""
+
+import ast
+import math
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from rerg.config import InputError, closest
+from rerg.kernels import kernel_of, kernel_size
+from rerg.registry import variants
+from rerg.specs import FLOORS
+
+if TYPE_CHECKING:
+    from rerg.run import Run
+
+CONTROLS = ("initial", "truth")  # rows of every table that no method makes
+SCORED = 32  # pixels of a side: SSIM has a window of 11, and AlexNet (LPIPS) needs 31
+
+
+def typed(value: Any, schema: Mapping) -> Any:
+    """A config with numbers and booleans in the place of their text, where the schema wants them.
+
+    Snakemake hands over what is nested in `--config` as text.
+    """
+    if isinstance(value, dict):
+        keys, others = schema.get("properties", {}), schema.get("additionalProperties", {})
+        others = others if isinstance(others, Mapping) else {}
+        return {key: typed(part, keys.get(key, others)) for key, part in value.items()}
+    if isinstance(value, list):
+        return [typed(part, schema.get("items", {})) for part in value]
+    if isinstance(value, str) and schema.get("type") in ("integer", "number", "boolean"):
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
+    return value
+
+
+def check_name(name: str, where: str) -> None:
+    """Refuse the name of a method that stands for something else in tables or in YAML."""
+    if name in CONTROLS:
+        raise InputError(f"{where}: {name} is a row of every table; choose another name")
+    if not isinstance(yaml.safe_load(name), str):
+        raise InputError(f"{where}: YAML reads {name} as no text; choose another name")
+
+
+def check_crop(run: "Run", source: str) -> None:
+    """Refuse a crop of the training that is smaller than a kernel."""
+    crop = run.config["training"]["crop"]
+    for name in run.trained_problems():
+        spec = run.problem_spec(name)
+        size, factor = kernel_size(spec), spec.factor
+        if size > crop // factor * factor:
+            raise InputError(
+                f"{source}: training.crop: expected at least {-(-size // factor) * factor} pixels, "
+                f"as {name} has a kernel of {size} x {size}, got {crop}"
+            )
+
+
+def check_kernels(run: "Run") -> None:
+    """Refuse kernels that are none, and files that are no entries with kernels."""
+    for name in run.config["problems"]:
+        spec, where = run.problem_spec(name), f"config/problems.yaml: {name}.kernel"
+        file = (spec.kernel or {}).get("file")
+        if file and "kernels" not in run.datasets.get(file, {"use": []})["use"]:
+            known = [key for key, entry in run.datasets.items() if "kernels" in entry["use"]]
+            raise InputError(f"{where}.file: unknown {file}{closest(file, known)}")
+        if spec.kernel and not file:
+            kernel_of(spec)
+
+
+def check_precisions(run: "Run", source: Mapping[str, str]) -> None:
+    """Refuse a precision in which a solve does not come under its tolerance.
+
+    source: the file that each key of the config is from.
+    """
+
+    def comes_under(key: str, precision: str, tolerance: float, whose: str) -> None:
+        if FLOORS[precision] > tolerance:
+            able = [name for name, floor in FLOORS.items() if floor <= tolerance]
+            raise InputError(
+                f"{source[key.split('.')[0]]}: {key}: {precision} comes under a relative residual "
+                f"of {FLOORS[precision]:g}, but {whose} is {tolerance:g}; "
+                f"expected {' or '.join(able) or 'a larger tolerance'}"
+            )
+
+    for name in run.variants():
+        if variants()[name].equilibrium:
+            own = "precision" in run.config["variants"][name]
+            key = f"variants.{name}.precision" if own else "training.precision"
+            tolerance = run.config["equilibrium"]["tolerance"]
+            whose = f"equilibrium.tolerance, which {name} is to meet,"
+            comes_under(key, run.precision_of(name), tolerance, whose)
+    key, precisions = "restoration.precision", run.config["restoration"]["precision"]
+    if precisions != sorted(precisions, key=list(FLOORS).index):
+        order = ", ".join(FLOORS)
+        raise InputError(
+            f"{source['restoration']}: {key}: expected the order {order}, got {precisions}"
+        )
+    for method in run.all_methods():
+        if "variant" in run.methods[method]:
+            for problem in run.problems_of(method):
+                tolerance = run.options(method, problem).get("tolerance", math.inf)
+                whose = f"the tolerance of {method} on {problem}"
+                comes_under(key, precisions[-1], tolerance, whose)
+
+
+def smallest(run: "Run") -> int:
+    """Pixels that every side of a test or validation image must have.
+
+    Cut to a multiple of each problem's factor, it still holds the kernel and can be scored.
+    """
+    specs = [run.problem_spec(name) for name in run.config["problems"]]
+    return max(-(-max(SCORED, kernel_size(s)) // s.factor) * s.factor for s in specs)
+
+
+def _names_of(path: Path) -> Iterator[str]:
+    """What a module defines or imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.name
+
+
+def check_classes(value: Any, where: str) -> None:
+    """Refuse a class that deepinv does not have, in a reconstructor or its parameters.
+
+    deepinv is read and not imported, which would take seconds.
+    """
+    if isinstance(value, list):
+        for part in value:
+            check_classes(part, where)
+    if not isinstance(value, dict):
+        return
+    for key, part in value.items():
+        if key in ("reconstructor", "class") and isinstance(part, str):
+            module, _, name = part.rpartition(".")
+            path = Path(find_spec("deepinv").origin).parent.joinpath(*module.split("."))
+            files = [f for f in (path.with_suffix(".py"), path / "__init__.py") if f.is_file()]
+            names = [name for file in files for name in _names_of(file)]
+            if name not in names:
+                raise InputError(f"{where}: {key}: deepinv has no {part}{closest(name, names)}")
+        check_classes(part, where)
