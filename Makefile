@@ -34,7 +34,6 @@ bench: .venv/installed ## measure speed on the demo's models, after a demo where
 	@test -e $(RESULTS)/claims.md || { echo 'no finished $(RESULTS): the demo comes first'; $(MAKE) demo; }
 	$(BIN)/python -m benchmarks $(RESULTS)
 
-BASELINES ?=# folders with further baselines, for check-baseline
 NEW := workflow/baselines/$(NAME)
 
 baseline: ## write the folder of a new baseline: make baseline NAME=mine
@@ -47,7 +46,7 @@ baseline: ## write the folder of a new baseline: make baseline NAME=mine
 	@echo 'wrote $(NEW); try it: make check-baseline NAME=$(NAME)'
 
 check-baseline: .venv/installed ## hold a baseline against the contract: make check-baseline NAME=mine
-	@METHOD='$(NAME)' BASELINES='$(BASELINES)' $(BIN)/python -m pytest -q --tb=short tests/test_methods.py
+	@$(BIN)/python -m rerg.check '$(NAME)'
 
 weights: .venv/installed ## train the weights that ship, on BSDS500 (hours; downloads the images)
 	$(BIN)/snakemake --cores all --configfile config/weights-shipped.yaml

@@ -8,19 +8,25 @@ sides of a row are timed in that process in turn.
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import sys
 import time
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from benchmarks.measure import ROOT, Row, Workload, machine, rows_of
+from benchmarks.measure import ROOT, Row, Workload
 from rerg.config import InputError
+from rerg.devices import set_up_cpu
+from rerg.provenance import machine
 
+HEADER = """| what | ours | theirs | unit | ratio | quartiles | goal | met | note |
+|---|---:|---:|---|---:|---|---|---|---|"""
 NAMES = ("solvers", "pnp_reg", "deq", "network", "growth", "overhead")
 
 
@@ -31,18 +37,23 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def table(found: list[Row]) -> str:
-    """The rows as a table in Markdown."""
-    lines = [
-        "| what | ours | theirs | unit | ratio | quartiles | goal | met | note |",
-        "|---|---:|---:|---|---:|---|---|---|---|",
-    ]
-    met = {True: "yes", False: "no", None: ""}
-    for row in found:
-        spread = " – ".join(map(number, row.spread)) if row.spread else ""
-        cells = [row.name, number(row.ours), number(row.theirs), row.unit, number(row.ratio)]
-        lines.append("| " + " | ".join([*cells, spread, row.goal, met[row.met], row.note]) + " |")
-    return "\n".join(lines)
+def line(row: Row) -> str:
+    """A row of the table in Markdown."""
+    met = {True: "yes", False: "no", None: ""}[row.met]
+    spread = " – ".join(map(number, row.spread)) if row.spread else ""
+    cells = [row.name, number(row.ours), number(row.theirs), row.unit, number(row.ratio)]
+    return "| " + " | ".join([*cells, spread, row.goal, met, row.note]) + " |"
+
+
+def rows_of(name: str, work: Workload) -> list[Row]:
+    """The rows of one benchmark, on one thread, printed as they come."""
+    warnings.filterwarnings("ignore", module=r"(torch|deepinv|torchdeq)\b.*")
+    set_up_cpu(1)
+    found = []
+    for row in importlib.import_module(f"benchmarks.{name}").rows(work):
+        print(line(row), flush=True)
+        found.append(row)
+    return found
 
 
 def main() -> None:
@@ -62,12 +73,14 @@ def main() -> None:
         parser.error("mtdeq: expected an RG, as gradient descent restores by no other")
     work = Workload(given.run, given.variant, given.images, given.crop, given.count, given.quick)
     found, seconds = [], {}
+    print(HEADER, flush=True)
     spawn = multiprocessing.get_context("spawn")
     try:
-        about = {"machine": machine(), "run": str(given.run), "spec": work.spec}
+        about = {"machine": machine(), "run": str(given.run), "spec": asdict(work.spec)}
         with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
             for name in given.names or NAMES:
                 began = time.perf_counter()
+                print(f"{name} ...", file=sys.stderr, flush=True)
                 found += pool.submit(rows_of, name, work).result()
                 seconds[name] = time.perf_counter() - began
     except InputError as error:
@@ -76,8 +89,8 @@ def main() -> None:
     content = {**about, "seconds": seconds, "rows": entries}
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(content, indent=1) + "\n")
-    print(table(found))
-    print(f"\n{machine()['cpu']}, {machine()['cores']} cores, torch {torch.__version__}, ", end="")
+    print(f"\n{machine()['processor']}, {machine()['cores']} cores, ", end="")
+    print(f"torch {torch.__version__}, ", end="")
     print(f"{sum(seconds.values()):.0f} s; written to {given.json}")
 
 

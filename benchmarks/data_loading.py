@@ -18,7 +18,7 @@ import torch
 from rerg.config import read_yaml
 from rerg.devices import set_up_cpu
 from rerg.images import Crops, fetch, prefetch, prepare
-from rerg.networks import build
+from rerg.networks import UNet
 from rerg.training import optimizer_of
 
 STEPS, WARM_UP = 150, 20
@@ -60,7 +60,7 @@ def main(paths: list[str]) -> None:
 
         steps = range(STEPS + WARM_UP)
         for label, batches in (("direct", map(load, steps)), ("prefetched", prefetch(load, steps))):
-            network = build(config["network"], conditioned=False, seed=0)
+            network = UNet(config["network"]["channels"], config["network"]["blocks"])
             seconds, share = measure(batches, network)
             print(f"{label:11}{1e3 * seconds:7.1f} ms per step, {100 * share:5.2f} % waiting")
 

@@ -7,8 +7,8 @@ named. deepinv stops on the mean over the batch of the residuals, torchdeq on th
 rerg stops each image on its own.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -27,16 +27,20 @@ from benchmarks.measure import (
     quartiles,
     timed_row,
 )
-from rerg.equilibrium import GradientDescent, ProximalGradient
+from benchmarks.passes import step_and_passes
+from rerg.batch import Batch
+from rerg.maps import GradientDescent, ProximalGradient
+from rerg.metrics import psnr
 from rerg.networks import UNet
-from rerg.restoration import psnr, solve
-from rerg.training import draw_batch, optimizer_of, settings_of, take_step
-from rerg.variants import Batch, Settings, module, relative_errors
+from rerg.reconstruction import relative_errors
+from rerg.solvers.fast import solve
+from rerg.specs import ModelSpec
+from rerg.training import draw_batch
+from rerg.variants import deqgd
 
 TOLERANCE = {"restoration": 1e-4, "training": 1e-3}
 LIMIT = {"restoration": 300, "training": 60}
 CROP = 48  # pixels of a side of the restored images, as in training
-CLIP = 1.0
 
 
 class Gradient(Prior):
@@ -130,12 +134,12 @@ def restorations(work: Workload) -> list[Row]:
     for problem in tqdm(work.of_each_operator(), "deq: restorations", disable=None):
         truth, observation = work.observe(problem, 2 if work.quick else 4, CROP)
         T = ProximalGradient(network, observation, work.scale)
-        calls = {"rerg": Counted(network, lambda T=T: solve(T, "fast", options).x)}
+        calls = {"rerg": Counted(network, lambda T=T: solve(T, **options).x)}
         for library, make in LIBRARIES.items():
             calls[library] = Counted(network, make(T, "restoration", False))
             calls[f"{library}, Anderson"] = Counted(network, make(T, "restoration", True))
         with torch.no_grad():
-            exact = psnr(solve(T, "fast", {"iterations": 1500, "tolerance": 1e-6}).x, truth)
+            exact = psnr(solve(T, iterations=1500, tolerance=1e-6).x, truth)
             taken = in_turn(list(calls.values()), rounds)
         off = {k: (psnr(c.result, truth) - exact).abs().max().item() for k, c in calls.items()}
         details += measured(problem.name, calls, taken, off)
@@ -184,32 +188,31 @@ def gradient_of(networks: nn.ModuleDict) -> Tensor:
     return torch.cat([p.grad.flatten() for p in networks.parameters()])
 
 
-def solves(settings: Settings, **changes: float) -> Settings:
-    """The settings with other solves, none of whose images is left out."""
-    equilibrium = {**settings.equilibrium, **changes}
-    return Settings(settings.scale, settings.beta, equilibrium, lost_above=np.inf)
+def solves(spec: ModelSpec, **changes: float) -> ModelSpec:
+    """A training of deqgd with other solves, none of whose images is left out."""
+    equilibrium = replace(spec.equilibrium, lost_above=np.inf, **changes)
+    return replace(spec, variant="deqgd", equilibrium=equilibrium)
 
 
-def uniform(settings: Settings, tolerance: float, limit: int) -> Settings:
-    """The settings with the same tolerance and limit forward and backward."""
+def uniform(spec: ModelSpec, tolerance: float, limit: int) -> ModelSpec:
+    """The same with one tolerance and one limit forward and backward."""
     names = {"iterations": limit, "backward_iterations": limit}
-    return solves(settings, tolerance=tolerance, backward_tolerance=tolerance, **names)
+    return solves(spec, tolerance=tolerance, backward_tolerance=tolerance, **names)
 
 
-def implicit(networks: nn.ModuleDict, batch: Batch, settings: Settings) -> float:
-    """Our implicit gradient of the loss of deqgd, left in the parameters; the loss."""
+def implicit(networks: nn.ModuleDict, batch: Batch, spec: ModelSpec) -> None:
+    """Our implicit gradient of the loss of deqgd, left in the parameters."""
     networks.zero_grad(set_to_none=True)
-    loss, _ = module("deqgd").loss(networks, batch, settings)
+    loss, _ = deqgd.loss(networks, batch, spec)
     loss.backward()
-    return loss.item()
 
 
 def training_steps(work: Workload) -> list[Row]:
     """Loss and implicit gradient of a batch of every operator, at the same tolerance."""
     networks, rounds = work.networks(), 1 if work.quick else 3
-    network, settings = networks["rg"], settings_of(work.spec)
-    own = uniform(settings, TOLERANCE["training"], LIMIT["training"])
-    tight = uniform(settings, 1e-6, 300)
+    network = networks["rg"]
+    own = uniform(work.spec, TOLERANCE["training"], LIMIT["training"])
+    tight = uniform(work.spec, 1e-6, 300)
     details = []
     for problem in tqdm(work.of_each_operator(), "deq: training steps", disable=None):
         batch = draw_batch(work.crops, [problem], 0, 0)
@@ -238,82 +241,23 @@ def training_steps(work: Workload) -> list[Row]:
     return against(details, "training step", "of the gradient's norm", 0.1)
 
 
-class Passes:
-    """Batch sizes of the forward passes of a network, without and with a graph."""
-
-    def __init__(self, network: UNet):
-        self.network, self.sizes = network, {False: [], True: []}
-        self.hook = network.register_forward_hook(self._count)
-
-    def _count(self, _, inputs: tuple, out: Tensor) -> None:
-        self.sizes[out.requires_grad].append(len(out))
-
-    def __enter__(self) -> "Passes":
-        self.backward = -self.network.passes[1]
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.hook.remove()
-        self.backward += self.network.passes[1]
-
-
-def prices(network: UNet, x: Tensor, rounds: int) -> dict[str, float]:
-    """Median seconds of a pass over x: forward, forward with a graph, backward to x, to all."""
-    v = torch.ones_like(x)
-    z = x.clone().requires_grad_()
-
-    def forward() -> None:
-        with torch.no_grad():
-            network(x)
-
-    out = network(z)
-    calls = [
-        forward,
-        lambda: network(z),
-        lambda: torch.autograd.grad(out, z, v, retain_graph=True),
-        lambda: torch.autograd.grad(out, [z, *network.parameters()], v, retain_graph=True),
-    ]
-    taken = np.median(in_turn(calls, rounds), 0).tolist()
-    return dict(zip(("forward", "graph", "backward", "full"), taken, strict=True))
-
-
 def own_network(work: Workload, networks: nn.ModuleDict, steps: int, rounds: int) -> Row:
     """A training step of deqgd against its own passes through the network, timed apart."""
-    settings = settings_of(work.spec)
-    # a rate of 0 keeps the same RG at every step
-    optimizer = optimizer_of(networks, 0.0)
-    network, ratios, whole, priced = networks["rg"], [], [], []
+    spec = replace(work.spec, variant="deqgd")
+    whole, priced = [], []
     for step in tqdm(range(steps), "deq: own network", disable=None):
         batch = draw_batch(work.crops, list(work.problems.values()), 0, step)
-        with Passes(network) as passes:
-            take_step("deqgd", networks, optimizer, batch, settings, CLIP)
-        taken = []
-        x, costs = batch.truth, {}
-        for _ in range(rounds):
-            began = time.perf_counter()
-            take_step("deqgd", networks, optimizer, batch, settings, CLIP)
-            taken.append(time.perf_counter() - began)
-            for size in {*passes.sizes[False], *passes.sizes[True]}:
-                costs.setdefault(size, []).append(prices(network, x[:size], 1))
-        price = {
-            size: {key: np.median([c[key] for c in cost]) for key in cost[0]}
-            for size, cost in costs.items()
-        }
-        full = max(price)
-        cost = sum(price[size]["forward"] for size in passes.sizes[False])
-        cost += sum(price[size]["graph"] for size in passes.sizes[True])
-        cost += price[full]["full"] + (passes.backward - 1) * price[full]["backward"]
-        whole.append(float(np.median(taken)))
-        priced.append(float(cost))
-    ratios = np.array(whole) / np.array(priced)
+        found = step_and_passes(spec, networks, batch, rounds)
+        whole.append(found.seconds)
+        priced.append(found.passes)
     return Row(
-        f"DEQ training step against its own network evaluations, {millions(network)}",
+        f"DEQ training step against its own network evaluations, {millions(networks['rg'])}",
         float(np.median(whole)),
         float(np.median(priced)),
         "s",
         sum(whole) / sum(priced),
         "<= 1.1",
-        quartiles(ratios),
+        quartiles(np.array(whole) / np.array(priced)),
         f"ratio is ours / theirs, over {steps} batches of the problems",
     )
 
@@ -351,9 +295,9 @@ def plain_gradients(work: Workload) -> list[Row]:
     halved and halved again, that are as exact as plain steps up to the config's limits. The error
     is relative, in the mean over batches of all problems.
     """
-    settings, problems = settings_of(work.spec), list(work.problems.values())
+    spec, problems = work.spec, list(work.problems.values())
     count, rounds = (2, 1) if work.quick else (8, 3)
-    networks, tight = work.networks(), uniform(settings, 1e-6, 300)
+    networks, tight = work.networks(), uniform(spec, 1e-6, 300)
     batches = [draw_batch(work.crops, problems, 1, step) for step in range(count)]
     exact = []
     for batch in batches:
@@ -373,8 +317,8 @@ def plain_gradients(work: Workload) -> list[Row]:
     def ours(halved: int) -> Callable[[Batch], object]:
         limits = {"iterations": 300, "backward_iterations": 100} if halved else {}
         names = ("tolerance", "backward_tolerance")
-        closer = {name: settings.equilibrium[name] / 2**halved for name in names}
-        chosen = solves(settings, **closer, **limits)
+        closer = {name: getattr(spec.equilibrium, name) / 2**halved for name in names}
+        chosen = solves(spec, **closer, **limits)
         return lambda batch: implicit(networks, batch, chosen)
 
     def first(candidates: list[Callable], limit: float) -> tuple[int, float]:
@@ -386,7 +330,7 @@ def plain_gradients(work: Workload) -> list[Row]:
 
     fewest = (5, 10, 15, 20, 30, 40, 60, 80)
     descents = (160,) if work.quick else (160, 640)
-    limits = (settings.equilibrium["iterations"], settings.equilibrium["backward_iterations"])
+    limits = (spec.equilibrium.iterations, spec.equilibrium.backward_iterations)
     off = error(ours(0))
     i, plain_off = first([plainly(n, n) for n in fewest], off)
     j, descent_off = first([plainly(n, n, GradientDescent) for n in descents], off)
@@ -410,12 +354,13 @@ def plain_gradients(work: Workload) -> list[Row]:
     return found
 
 
-def rows(work: Workload) -> list[Row]:
+def rows(work: Workload) -> Iterator[Row]:
     """Everything about deep equilibria."""
-    found = [*restorations(work), *training_steps(work)]
+    yield from restorations(work)
+    yield from training_steps(work)
     if work.quick:
-        found.append(own_network(work, work.networks(), 2, 1))
+        yield own_network(work, work.networks(), 2, 1)
     else:
-        found.append(own_network(work, work.networks(), 16, 3))
-        found.append(own_network(work, paper_networks(), 1, 1))
-    return [*found, *plain_gradients(work)]
+        yield own_network(work, work.networks(), 16, 3)
+        yield own_network(work, paper_networks(), 1, 1)
+    yield from plain_gradients(work)

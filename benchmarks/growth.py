@@ -7,18 +7,18 @@ of the process at a point is that of the point.
 
 import math
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
-from benchmarks.deq import CLIP, solves
+from benchmarks.deq import solves
 from benchmarks.measure import Row, Workload, in_turn
 from rerg.devices import peak_memory_mb, set_up_cpu
 from rerg.problems import Problem
-from rerg.restoration import restore, solve
-from rerg.training import draw_batch, optimizer_of, settings_of, take_step
-from rerg.variants import restoring_map
+from rerg.registry import load
+from rerg.restoration import restore
+from rerg.training import draw_batch, optimizer_of, take_step
 
 ITERATIONS = 10
 
@@ -27,24 +27,21 @@ def restoration(
     work: Workload, count: int = 1, size: int = 48, iterations: int = ITERATIONS
 ) -> Callable[[], object]:
     """Restore `count` images of one problem by so many iterations."""
-    network = work.network()
     _, observation = work.observe(work.of_each_operator()[-1], count, size)
-    T = restoring_map(work.variant, {"rg": network}, observation, work.scale, "fast")
-    return lambda: solve(T, "fast", {"iterations": iterations, "tolerance": 0.0})
+    T = work.model().restoring_map(observation, "fast")
+    return lambda: load("solvers", "fast").solve(T, iterations=iterations, tolerance=0.0)
 
 
 def problems(work: Workload, count: int) -> Callable[[], object]:
     """Observe and restore an image of so many problems, as a restoration job does."""
-    network, chosen = work.network(), list(work.problems.values())
+    model, chosen = work.model(), list(work.problems.values())
     options = {"iterations": ITERATIONS, "tolerance": 0.0}
 
     def one(problem: Problem) -> None:
         truth, observation = work.observe(problem, 1, 48)
         restore(
-            work.variant,
-            {"rg": network},
+            model,
             {"0": observation},
-            scale=work.scale,
             solver="fast",
             options=options,
             batch_size=1,
@@ -59,9 +56,9 @@ def step(work: Workload, iterations: int) -> Callable[[], object]:
     networks = work.networks()
     optimizer = optimizer_of(networks, 0.0)
     counts = {"iterations": iterations, "backward_iterations": 5}
-    settings = solves(settings_of(work.spec), **counts, tolerance=0.0, backward_tolerance=0.0)
+    spec = solves(work.spec, **counts, tolerance=0.0, backward_tolerance=0.0)
     batch = draw_batch(work.crops, work.of_each_operator()[-1:], 0, 0)
-    return lambda: take_step("deqgd", networks, optimizer, batch, settings, CLIP)
+    return lambda: take_step(spec, networks, optimizer, batch)
 
 
 # axis: the call at a point, the points, what n counts
@@ -103,10 +100,11 @@ def axis(work: Workload, name: str) -> Row:
     return Row(f"growth of {name}", seconds[0], seconds[-1], "s", power, note=note, details=details)
 
 
-def rows(work: Workload) -> list[Row]:
+def rows(work: Workload) -> Iterator[Row]:
     """Every axis."""
     if work.quick:
-        return [axis(work, name) for name in AXES]
+        yield from (axis(work, name) for name in AXES)
+        return
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
-        return [pool.submit(axis, work, name).result() for name in AXES]
+        yield from (pool.submit(axis, work, name).result() for name in AXES)

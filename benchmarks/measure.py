@@ -1,14 +1,9 @@
 """What the benchmarks share: timing in turn, a row of the table, and what a finished run offers."""
 
-import importlib
-import json
 import operator
-import os
-import platform
 import re
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from rerg.config import InputError, read_yaml
-from rerg.devices import set_up_cpu
 from rerg.images import as_tensor, fetch, prepare, read_images, read_rgb
-from rerg.networks import UNet, build, load_weights
+from rerg.models import Model, build, load_model
+from rerg.networks import UNet
 from rerg.problems import Observation, Problem, generator
-from rerg.training import build_networks
+from rerg.specs import ModelSpec
 
 ROOT = Path(__file__).parents[1]
 GOALS = {">=": operator.ge, "<=": operator.le}
@@ -57,10 +52,18 @@ class Row:
         return bool(GOALS[compare](self.ratio, float(value)))
 
 
+def wait() -> None:
+    """Wait for what a GPU is still to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def seconds_of(call: Callable[[], object]) -> float:
-    """Wall-clock seconds of a call."""
+    """Wall-clock seconds of a call, on a GPU until it is done."""
+    wait()
     began = time.perf_counter()
     call()
+    wait()
     return time.perf_counter() - began
 
 
@@ -101,9 +104,8 @@ def timed_row(name: str, ours: np.ndarray, theirs: np.ndarray, goal: str = "", *
 
 def paper_networks() -> nn.ModuleDict:
     """An RG with the network of config/paper.yaml, untrained: its passes take as long."""
-    return nn.ModuleDict(
-        {"rg": build(read_yaml(ROOT / "config" / "paper.yaml")["network"], False, 0)}
-    )
+    network = read_yaml(ROOT / "config" / "paper.yaml")["network"]
+    return nn.ModuleDict({"rg": UNet(network["channels"], network["blocks"])})
 
 
 def millions(network: UNet) -> str:
@@ -111,71 +113,52 @@ def millions(network: UNet) -> str:
     return f"{sum(p.numel() for p in network.parameters()) / 1e6:.2g} million weights"
 
 
-def rows_of(name: str, work: "Workload") -> list[Row]:
-    """The rows of one benchmark, on one thread."""
-    warnings.filterwarnings("ignore", module=r"(torch|deepinv|torchdeq)\b.*")
-    set_up_cpu(1)
-    return importlib.import_module(f"benchmarks.{name}").rows(work)
-
-
-def machine() -> dict:
-    """The machine that a table is of."""
-    try:
-        cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
-    except (FileNotFoundError, TypeError):
-        cpu = platform.processor() or platform.machine()
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-    }
-
-
 @dataclass(frozen=True)
 class Workload:
     """What is measured on: an RG of a finished run, its trained problems, and images.
 
-    folder: images of one's own instead of the embedded test set; crop: pixels of the side of their
-    centres that are restored; count: how many images at most; quick: toy sizes, for the tests.
+    seed: of the model; folder: images of one's own instead of the embedded test set; crop: pixels
+    of the side of their centres that are restored; count: how many images at most; quick: toy
+    sizes, for the tests.
     """
 
     run: Path
     variant: str = "rerg"
+    seed: int = 0
     folder: Path | None = None
     crop: int = 64
     count: int = 2
     quick: bool = False
 
+    def model(self) -> Model:
+        """A fresh copy of the RG, for use without gradients."""
+        return load_model(self.run / "models" / str(self.seed) / f"{self.variant}.safetensors")
+
     @cached_property
-    def spec(self) -> dict:
+    def spec(self) -> ModelSpec:
         """The spec that the RG was trained by."""
-        about = self.run / "models" / f"{self.variant}.json"
-        if not about.exists():
-            raise InputError(f"{about}: no such file; expected the folder of a finished run")
-        return json.loads(about.read_text())["spec"]
+        return self.model().spec
 
     @property
     def scale(self) -> float:
         """1/c of R = N/c."""
-        return self.spec["network"]["scale"]
+        return self.spec.scale
 
     def networks(self) -> nn.ModuleDict:
-        """A fresh copy of the RG."""
-        networks = build_networks(self.spec)
-        load_weights(self.run / "models" / f"{self.variant}.safetensors", networks, {})
+        """A fresh copy of the RG's networks, with gradients."""
+        networks = build(self.spec)
+        networks.load_state_dict(self.model().networks.state_dict())
         return networks
 
     def network(self) -> UNet:
         """A fresh copy of the RG's network, for use without gradients."""
-        return self.networks()["rg"].requires_grad_(False)
+        return self.model().networks["rg"]
 
     @cached_property
     def problems(self) -> dict[str, Problem]:
         """The problems that the RG was trained on; one in quick mode."""
         kernels = {path.stem: str(path) for path in (self.run / "images").glob("*.npz")}
-        found = {k: Problem(k, e, kernels) for k, e in self.spec["problems"].items()}
+        found = {spec.name: Problem(spec, kernels) for spec in self.spec.problems}
         return dict(list(found.items())[:1]) if self.quick else found
 
     def of_each_operator(self) -> list[Problem]:
@@ -193,7 +176,7 @@ class Workload:
             found = {path.stem: as_tensor(read_rgb(path)) for path in paths}
         if not found:
             raise InputError(f"{self.folder}: no image; expected files png, jpg or bmp")
-        least = self.spec["training"]["crop"]
+        least = self.spec.crop
         for name, image in found.items():
             if min(image.shape[1:]) < least:
                 raise InputError(f"{self.folder}: {name}: expected at least {least} pixels a side")
@@ -222,9 +205,9 @@ class Workload:
 
     def crops(self, rng: np.random.Generator) -> Tensor:
         """A batch of random crops of the size that the RG was trained on."""
-        size, found = self.spec["training"]["crop"], []
+        size, found = self.spec.crop, []
         names = list(self.photographs)
-        for _ in range(self.spec["training"]["batch"]):
+        for _ in range(self.spec.batch):
             image = self.photographs[names[rng.integers(len(names))]]
             row, column = (rng.integers(side - size + 1) for side in image.shape[1:])
             found.append(image[:, row : row + size, column : column + size])

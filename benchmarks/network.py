@@ -6,6 +6,7 @@ Python's. Its own cost is then compared by memory format, precision and threads.
 
 import copy
 import time
+from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
@@ -24,10 +25,10 @@ from benchmarks.measure import (
     timed_row,
 )
 from rerg.config import read_yaml
+from rerg.maps import ProximalGradient
 from rerg.networks import UNet
 from rerg.problems import Problem
-from rerg.restoration import solve
-from rerg.variants import restoring_map
+from rerg.registry import load
 
 
 class Stopwatch:
@@ -52,7 +53,7 @@ class Stopwatch:
             hook.remove()
 
 
-def share(work: Workload) -> list[Row]:
+def share(work: Workload) -> Iterator[Row]:
     """The share of the fast solver's time inside the network, per operator and size of batch.
 
     Also for the network of config/paper.yaml.
@@ -67,9 +68,8 @@ def share(work: Workload) -> list[Row]:
         paper = paper_networks()["rg"].requires_grad_(False)
         cases.append((paper, 1, 64, {**options, "iterations": 20}, 1))
     pairs = list(product(work.of_each_operator(), cases))
-    return [
-        share_of(work, problem, *case) for problem, case in tqdm(pairs, "network", disable=None)
-    ]
+    for problem, case in tqdm(pairs, "network", disable=None):
+        yield share_of(work, problem, *case)
 
 
 def share_of(
@@ -86,9 +86,9 @@ def share_of(
     _, observation = work.observe(problem, count, size)
     inside, whole = np.empty(rounds), np.empty(rounds)
     for i in range(-1, rounds):  # the first warms up
-        T = restoring_map(work.variant, {"rg": network}, observation, work.scale, "fast")
+        T = ProximalGradient(network, observation, work.scale)
         watch.seconds = 0.0
-        whole[i] = seconds_of(lambda T=T: solve(T, "fast", options))
+        whole[i] = seconds_of(lambda T=T: load("solvers", "fast").solve(T, **options))
         inside[i] = watch.seconds
     watch.remove()
     return Row(
@@ -133,6 +133,7 @@ def cost(work: Workload) -> list[Row]:
     ]
 
 
-def rows(work: Workload) -> list[Row]:
+def rows(work: Workload) -> Iterator[Row]:
     """The share, then the cost."""
-    return [*share(work), *cost(work)]
+    yield from share(work)
+    yield from cost(work)

@@ -96,7 +96,7 @@ def job_seconds(work: Workload, prefix: str) -> list[float]:
 def of_the_dag(work: Workload, importing: dict[str, float]) -> Row:
     """The share of the run's slots that is overhead."""
     name = "share of a run outside trainings and solvers"
-    curves = list((work.run / "models").glob("*.training.csv"))
+    curves = list((work.run / "models").glob("*/*.training.csv"))
     scores = work.run / "scores.csv"
     if not curves or not scores.exists():
         return Row(name, None, None, "s", None, "<= 0.15", note=f"{work.run}: no finished run")

@@ -44,28 +44,26 @@ def plain(N: UNet, observation: Observation, scale: float, truth: Tensor, steps:
 
 def rows(work: Workload) -> list[Row]:
     """Seconds of the plain loop over those of ours, on super-resolution."""
-    network, steps, images = work.network(), 5 if work.quick else 50, 2 if work.quick else 4
+    model, steps, images = work.model(), 5 if work.quick else 50, 2 if work.quick else 4
     problem = work.of_each_operator()[-1] if work.quick else work.problems["sr2"]
     truth, batch = work.observe(problem, images)
     observed = {str(i): batch[torch.tensor([i])] for i in range(len(truth))}
     ends: dict[str, np.ndarray] = {}
 
     def ours() -> None:
-        arrays = restore(
-            work.variant,
-            {"rg": network},
+        restored = restore(
+            model,
             observed,
-            scale=work.scale,
             solver="adam",
             options={"iterations": steps, "learning_rate": LEARNING_RATE},
             batch_size=8,
             truth={str(i): truth[i] for i in range(len(truth))},
         )
-        ends["ours"] = np.stack([arrays[name] for name in observed])
+        ends["ours"] = np.stack([restored.images[name] for name in observed])
 
     def theirs() -> None:
         found = [
-            plain(network, observation, work.scale, truth[i : i + 1], steps)
+            plain(model.networks["rg"], observation, work.scale, truth[i : i + 1], steps)
             for i, observation in enumerate(observed.values())
         ]
         ends["theirs"] = torch.cat(found).numpy()

@@ -16,11 +16,13 @@ from tqdm import tqdm
 
 from benchmarks.measure import ROOT, Row, Workload, quartiles
 from rerg.config import read_yaml
-from rerg.equilibrium import Map, ProximalGradient, fixed_point
+from rerg.iteration import fixed_point
+from rerg.maps import Map, ProximalGradient
+from rerg.metrics import psnr
+from rerg.models import Model
 from rerg.networks import UNet
 from rerg.problems import Observation
-from rerg.restoration import psnr, solve
-from rerg.variants import restoring_map
+from rerg.registry import load
 
 STEPS = 1500  # of gradient descent in the paper's tests
 WITHIN = 0.05  # dB
@@ -60,17 +62,16 @@ def options_of(problem: dict, steps: int) -> dict[str, dict]:
     return options
 
 
-def race(
-    network: UNet, observation: Observation, truth: Tensor, scale: float, options: dict
-) -> dict[str, dict]:
+def race(model: Model, observation: Observation, truth: Tensor, options: dict) -> dict[str, dict]:
     """What each solver needs for one image, by solver."""
-    T = ProximalGradient(network, observation, scale)
+    network = model.networks["rg"]
+    T = ProximalGradient(network, observation, model.spec.scale)
     runs: dict[str, list] = {"fast": [], "gd": [], "adam": []}
     order = ["fast", "gd", "fast", "adam", "fast"]
     for solver in order:
-        own = restoring_map("rerg", {"rg": network}, observation, scale, solver)
+        own = model.restoring_map(observation, solver)
         course = Course(own, network, truth)
-        solution = solve(own, solver, options[solver], course)
+        solution = load("solvers", solver).solve(own, watch=course, **options[solver])
         runs[solver].append((course, solution))
     found = {}
     for solver, repeats in runs.items():
@@ -100,7 +101,7 @@ def race(
 
 def rows(work: Workload) -> list[Row]:
     """Evaluations and seconds of gradient descent and Adam-GD over those of the fast solver."""
-    network, steps = work.network(), 60 if work.quick else STEPS
+    model, steps = work.model(), 60 if work.quick else STEPS
     entries = read_yaml(ROOT / "config" / "problems.yaml")
     details = []
     for problem in tqdm(work.problems.values(), "solvers", unit="problem", disable=None):
@@ -108,7 +109,7 @@ def rows(work: Workload) -> list[Row]:
         for i, image in enumerate(work.names):
             one = torch.tensor([i])
             options = options_of(entries[problem.name], steps)
-            found = race(network, observation[one], truth[one], work.scale, options)
+            found = race(model, observation[one], truth[one], options)
             details.append({"problem": problem.name, "image": image, **found})
     return summarise(details, steps)
 

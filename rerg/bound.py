@@ -42,13 +42,21 @@ def iteration_bound(r: Tensor, q: Tensor, start: Tensor, k: int) -> Tensor:
     return torch.where(q < 1, bound, torch.inf)
 
 
-def probes(truth: Tensor, x0: Tensor, rng, equilibrium: Tensor | None = None) -> Tensor:
+def probes(
+    truth: Tensor,
+    x0: Tensor,
+    rng,
+    equilibrium: Tensor | None = None,
+    noise: Tensor | None = None,
+) -> Tensor:
     """Perturbations e (B, 3, H, W) at which the radial factor is probed in training, one a batch.
 
     Drawn from: white noise of standard deviation U(0, 50/255); t (x_0 - x̂) with t ~ U(0, 1); the
-    second plus 0.3 of the first; and x* - x̂ where an equilibrium is given.
+    second plus 0.3 of the first; and x* - x̂ where an equilibrium is given. noise: standard normal,
+    where it was drawn ahead.
     """
-    noise = torch.from_numpy(rng.standard_normal(truth.shape, dtype="float32")).to(truth)
+    if noise is None:
+        noise = torch.from_numpy(rng.standard_normal(truth.shape, dtype="float32")).to(truth)
     sigma = torch.from_numpy(rng.uniform(0, LEVEL, (len(truth), 1, 1, 1))).to(truth)
     t = torch.from_numpy(rng.uniform(0, 1, (len(truth), 1, 1, 1))).to(truth)
     white, radial = sigma * noise, t * (x0 - truth)

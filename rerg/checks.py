@@ -4,6 +4,7 @@ The schemas say what a key must be; here is what keys must be together.
 """
 
 import ast
+import math
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,8 @@ import yaml
 
 from rerg.config import InputError, closest
 from rerg.kernels import kernel_of, kernel_size
+from rerg.registry import variants
+from rerg.specs import FLOORS
 
 if TYPE_CHECKING:
     from rerg.run import Run
@@ -71,6 +74,42 @@ def check_kernels(run: "Run") -> None:
             raise InputError(f"{where}.file: unknown {file}{closest(file, known)}")
         if spec.kernel and not file:
             kernel_of(spec)
+
+
+def check_precisions(run: "Run", source: Mapping[str, str]) -> None:
+    """Refuse a precision in which a solve does not come under its tolerance.
+
+    source: the file that each key of the config is from.
+    """
+
+    def comes_under(key: str, precision: str, tolerance: float, whose: str) -> None:
+        if FLOORS[precision] > tolerance:
+            able = [name for name, floor in FLOORS.items() if floor <= tolerance]
+            raise InputError(
+                f"{source[key.split('.')[0]]}: {key}: {precision} comes under a relative residual "
+                f"of {FLOORS[precision]:g}, but {whose} is {tolerance:g}; "
+                f"expected {' or '.join(able) or 'a larger tolerance'}"
+            )
+
+    for name in run.variants():
+        if variants()[name].equilibrium:
+            own = "precision" in run.config["variants"][name]
+            key = f"variants.{name}.precision" if own else "training.precision"
+            tolerance = run.config["equilibrium"]["tolerance"]
+            whose = f"equilibrium.tolerance, which {name} is to meet,"
+            comes_under(key, run.precision_of(name), tolerance, whose)
+    key, precisions = "restoration.precision", run.config["restoration"]["precision"]
+    if precisions != sorted(precisions, key=list(FLOORS).index):
+        order = ", ".join(FLOORS)
+        raise InputError(
+            f"{source['restoration']}: {key}: expected the order {order}, got {precisions}"
+        )
+    for method in run.all_methods():
+        if "variant" in run.methods[method]:
+            for problem in run.problems_of(method):
+                tolerance = run.options(method, problem).get("tolerance", math.inf)
+                whose = f"the tolerance of {method} on {problem}"
+                comes_under(key, precisions[-1], tolerance, whose)
 
 
 def smallest(run: "Run") -> int:

@@ -386,7 +386,7 @@ def read_images(path: Path) -> "dict[str, torch.Tensor]":
 
 
 class Crops:
-    """Random crops of prepared images, read from the files crop by crop.
+    """Random crops of prepared images, which are mapped and not read: threads take crops at once.
 
     `Crops(paths, size, batch)(generator)` is a float32 tensor (batch, 3, size, size) in [0, 1]:
     image, position, flip and rotation are drawn uniformly from the numpy generator alone, so a
@@ -397,19 +397,25 @@ class Crops:
     def __init__(self, paths: Path | str | Sequence[Path | str], size: int, batch: int):
         paths = [paths] if isinstance(paths, (str, Path)) else paths
         self.size, self.batch = size, batch
-        self._images = [image for path in paths for image in open_images(path).values()]
-        for image in self._images:
-            if min(image.shape[:2]) < size:
-                raise InputError(
-                    f"{image.file.filename}: {image.name[1:]}: expected at least {size} x {size} "
-                    f"pixels (training.crop), found {image.shape[0]} x {image.shape[1]}"
-                )
+        self._images, self._pixels = [], []
+        for path in paths:
+            with open_images(path) as file:
+                mapped = np.asarray(np.memmap(path, mode="r"))
+                for name, image in file.items():
+                    if min(image.shape[:2]) < size:
+                        raise InputError(
+                            f"{path}: {name}: expected at least {size} x {size} pixels "
+                            f"(training.crop), found {image.shape[0]} x {image.shape[1]}"
+                        )
+                    start = image.id.get_offset()  # of the contiguous bytes that `prepare` wrote
+                    stored = mapped[start : start + image.nbytes]
+                    self._images.append(stored.reshape(image.shape))
+                    self._pixels.append(str(image.attrs["pixels"]))
 
     @property
     def digest(self) -> str:
         """sha256 that stands for the pixels of all images, in their order."""
-        pixels = [str(image.attrs["pixels"]) for image in self._images]
-        return hashlib.sha256("\n".join(pixels).encode()).hexdigest()
+        return hashlib.sha256("\n".join(self._pixels).encode()).hexdigest()
 
     def __call__(self, generator: np.random.Generator) -> "torch.Tensor":
         return as_tensor(np.stack([self._crop(generator) for _ in range(self.batch)]))
@@ -423,14 +429,16 @@ class Crops:
         return np.rot90(crop[:, ::-1] if mirrored else crop, quarters)
 
 
-def prefetch(load: Callable[[int], T], keys: Iterable[int], depth: int = 2) -> Iterator[T]:
-    """load(key) for each key, in order, computed up to `depth` ahead by one background thread.
+def prefetch(
+    load: Callable[[int], T], keys: Iterable[int], threads: int = 1, depth: int = 2
+) -> Iterator[T]:
+    """load(key) for each key, in order, up to `depth` ahead for each of the background threads.
 
     An error of `load` is raised where its item is asked for.
     """
     keys = iter(keys)
-    with ThreadPoolExecutor(1) as pool:
-        ahead = deque(pool.submit(load, key) for key in islice(keys, depth))
+    with ThreadPoolExecutor(threads) as pool:
+        ahead = deque(pool.submit(load, key) for key in islice(keys, depth * threads))
         while ahead:
             item = ahead.popleft().result()
             ahead.extend(pool.submit(load, key) for key in islice(keys, 1))

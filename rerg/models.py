@@ -67,6 +67,11 @@ class Model:
             return variant.restoring_map(self.networks, observation, self.spec.scale)
         return load("solvers", solver).MAP(self.networks["rg"], observation, self.spec.scale)
 
+    def compute_in(self, precision: str) -> None:
+        """Let the networks' convolutions compute in a precision from now on."""
+        for network in self.networks.values():
+            network.precision = precision
+
     def denoiser(self) -> nn.Module:
         """The network whose residual serves as a denoiser.
 

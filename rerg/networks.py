@@ -7,6 +7,7 @@ from deepinv.models import DRUNet
 from torch import Tensor, nn
 
 from rerg.config import InputError
+from rerg.precision import tf32, tf32_in_backward
 
 
 class UNet(nn.Module):
@@ -14,7 +15,7 @@ class UNet(nn.Module):
 
     channels: widths of the four scales; blocks: residual blocks per scale. `conditioned` adds an
     input channel that holds a noise level. `passes` counts those through the network, forward and
-    backward, each over one batch. `precision` bf16 runs the network's convolutions in bfloat16;
+    backward, each over one batch. `precision` is that of the convolutions in both (rerg.precision);
     weights, input and output stay float32.
     """
 
@@ -46,17 +47,18 @@ class UNet(nn.Module):
         if self.conditioned:
             level = torch.as_tensor(level, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
             z = torch.cat([z, level.expand(len(z), 1, *z.shape[-2:])], 1)
-        low = self.precision == "bf16"
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+        low = torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        with low, tf32(self.precision == "tf32"):
             out = self.body(z.contiguous(memory_format=torch.channels_last))
         out = out.to(x.dtype)
         self.passes[0] += 1
         if out.requires_grad:
-            out.register_hook(self._count)
+            out.register_hook(self._before_backward)
         return out[..., :height, :width]
 
-    def _count(self, _: Tensor) -> None:
+    def _before_backward(self, _: Tensor) -> None:
         self.passes[1] += 1
+        tf32_in_backward(self.precision == "tf32")
 
 
 def compile_networks(networks: nn.ModuleDict) -> None:

@@ -10,9 +10,11 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from torch import Tensor, fft
 from rerg.config import InputError
 from rerg.files import Observed
 from rerg.kernels import kernel_of
+from rerg.precision import tf32
 from rerg.specs import ProblemSpec
 
 
@@ -46,6 +49,17 @@ def initial(y: Tensor, physics: LinearPhysics) -> Tensor:
     return y
 
 
+_copies: WeakKeyDictionary[LinearPhysics, dict] = WeakKeyDictionary()
+
+
+def _copy_on(physics: LinearPhysics, device: torch.device) -> LinearPhysics:
+    """A copy of a physics on a device, as a module moves in place; made once."""
+    copies = _copies.setdefault(physics, {})
+    if device not in copies:
+        copies[device] = copy.deepcopy(physics).to(device)
+    return copies[device]
+
+
 @dataclass(frozen=True)
 class Observation:
     """A batch of observations of one problem: y = A x̂ + n with the physics that made it.
@@ -67,7 +81,8 @@ class Observation:
     @cached_property
     def back_projection(self) -> Tensor:
         """Aᵀ y."""
-        return self.physics.A_adjoint(self.y)
+        with tf32(False):  # deepinv's downsampling convolves
+            return self.physics.A_adjoint(self.y)
 
     @cached_property
     def closed(self) -> bool:
@@ -134,13 +149,16 @@ class Observation:
         """The same observation with σ times a factor, as tuning chooses it."""
         return self.with_sigma(factor * self.sigma)
 
+    def starting_at(self, x0: Tensor) -> "Observation":
+        """The same observation with another first iterate."""
+        return replace(self, x0=x0)
+
     def to(self, device: str | torch.device, non_blocking: bool = False) -> "Observation":
         """The same observation on a device; this one stays where it is."""
         if torch.device(device) == self.y.device:
             return self
         y, x0 = (part.to(device, non_blocking=non_blocking) for part in (self.y, self.x0))
-        physics = copy.deepcopy(self.physics).to(device)  # a module moves in place
-        return replace(self, y=y, x0=x0, physics=physics)
+        return replace(self, y=y, x0=x0, physics=_copy_on(self.physics, torch.device(device)))
 
     def __getitem__(self, index: Tensor) -> "Observation":
         physics = copy.copy(self.physics)  # of a closed kind: what others hold per image is unknown
@@ -164,6 +182,7 @@ class Problem:
         self.spec, self.name, self.operator = spec, spec.name, spec.operator
         self.factor = spec.factor
         self.noise, self.sigma = spec.noise / 255, spec.sigma / 255
+        self._built: dict[tuple, LinearPhysics] = {}  # of those without masks
         self._kernels = kernels
 
     @cached_property
@@ -192,14 +211,22 @@ class Problem:
     ) -> LinearPhysics:
         """The operator A for images (channels, H, W), with the dtype and device of `like`.
 
-        masks: (B, 1, H, W) for completion. Raises InputError where the kernel exceeds the image.
+        masks: (B, 1, H, W) for completion; what has none is built once and shared.
+        Raises InputError where the kernel exceeds the image.
         """
         like = torch.empty(0) if like is None else like
         size, device = (channels, *shape), str(like.device)
-        if self.operator == "identity":
-            return Denoising(device=device).to(like.dtype)
         if self.operator == "mask":
             return Inpainting(size, mask=masks.to(like), device=device)
+        key = size, device, like.dtype
+        if key not in self._built:
+            self._built[key] = self._build(size, like)
+        return self._built[key]
+
+    def _build(self, size: tuple[int, int, int], like: Tensor) -> LinearPhysics:
+        shape, device = size[1:], str(like.device)
+        if self.operator == "identity":
+            return Denoising(device=device).to(like.dtype)
         if max(self.kernel.shape) > min(shape):
             raise InputError(
                 f"{self.name}: its kernel of {len(self.kernel)} x {len(self.kernel)} pixels needs "
@@ -218,7 +245,9 @@ class Problem:
             drawn = np.stack([self.mask(x.shape[-2:], rng) for rng in rngs])
             masks = torch.from_numpy(drawn)[:, None].to(x)
         physics = self.physics(x.shape[-2:], masks, like=x)
-        y = physics.A(x)
+        # The switch is the process's, and threads that draw for the CPU must not turn it.
+        with tf32(False) if x.is_cuda else nullcontext():
+            y = physics.A(x)
         if self.noise > 0:
             noise = [rng.standard_normal(y.shape[1:], dtype=np.float32) for rng in rngs]
             y = y + self.noise * torch.from_numpy(np.stack(noise)).to(y)

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -44,6 +45,7 @@ def machine() -> dict:
         "system": platform.platform(),
         "python": platform.python_version(),
         "processor": cpu,
+        "cores": os.cpu_count(),
         "memory_gib": memory,
     }
 
@@ -69,7 +71,8 @@ def describe(config: dict, registries: dict, scores: Path, root: Path) -> dict:
     results, content = scores.parent, scores.read_bytes()
     models = {
         f"{path.parent.name}/{path.stem}": {
-            key: about[key] for key in ("sha256", "config", "evaluations", "seconds")
+            **{key: about[key] for key in ("sha256", "config", "evaluations", "seconds")},
+            "precision": about["spec"]["precision"],
         }
         for path in sorted((results / "models").glob("*/*.json"))
         if (about := json.loads(path.read_text(encoding="utf-8")))

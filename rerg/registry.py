@@ -24,9 +24,10 @@ class Variant:
 
     label, color: in tables and figures; networks: what is trained, name to "has a noise map";
     regularizing_gradient: whether it is one of the RGs whose regret is compared; denoiser: the
-    network whose residual a baseline may use as a denoiser; solvers: those that can restore with
-    it, empty for all; parameters: further numbers of its loss, with their defaults; published:
-    whether it is taken from the entry of its name in config/weights.yaml, instead of trained.
+    network whose residual a baseline may use as a denoiser; equilibrium: whether the loss solves
+    for a fixed point; solvers: those that can restore with it, empty for all; parameters: further
+    numbers of its loss, with their defaults; published: whether it is taken from the entry of its
+    name in config/weights.yaml, instead of trained.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Variant:
     networks: Mapping[str, bool]
     regularizing_gradient: bool = False
     denoiser: str = ""
+    equilibrium: bool = False
     solvers: tuple[str, ...] = ()
     published: bool = False
     parameters: Mapping[str, float] = field(default_factory=dict)

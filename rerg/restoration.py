@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ from tqdm import tqdm
 from rerg.bound import error_bound, iteration_bound, radial_factor, rms
 from rerg.devices import peak_memory_mb
 from rerg.files import Restored, read_restored, write_restored
-from rerg.iteration import Solution
+from rerg.iteration import DIVERGED, Solution
 from rerg.maps import Map, ProximalGradient
 from rerg.metrics import psnr
 from rerg.models import Model
 from rerg.problems import Observation, batch
 from rerg.registry import load
-from rerg.specs import digest
+from rerg.specs import FLOORS, digest
 
 log = logging.getLogger(__name__)
 
@@ -99,11 +99,70 @@ def _clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def _merged(whole: Solution, part: Solution, rows: Tensor) -> Solution:
+    """A solution in which some images went on: theirs, with the evaluations of both."""
+    merged = {"fallbacks": whole.fallbacks + part.fallbacks}
+    for name, value in vars(part).items():
+        if name not in merged:
+            add = name == "evaluations"
+            merged[name] = getattr(whole, name).index_put((rows,), value, accumulate=add)
+    return Solution(**merged)
+
+
+def climb(
+    model: Model,
+    observation: Observation,
+    solver: str,
+    options: Mapping[str, Any],
+    precisions: Sequence[str],
+    truth: Tensor | None = None,
+) -> tuple[Solution, list[dict[str, int]], list[np.ndarray | None]]:
+    """Solve in one precision after another, each image from where the one before stopped it.
+
+    A precision stops at its floor (`rerg.specs.FLOORS`) where the tolerance is lower, and images
+    above the tolerance go on in the next, with the iterations that are left. A solver without a
+    tolerance takes the first alone. Returns the solution, the evaluations of each image by
+    precision, and its trace (None without the ground truth).
+    """
+    tolerance = options.get("tolerance")
+    if tolerance is None:
+        precisions = precisions[:1]
+    images = len(observation.y)
+    taken: list[dict[str, int]] = [{} for _ in range(images)]
+    traces: list[np.ndarray | None] = [None] * images
+    left, solution = torch.arange(images, device=observation.y.device), None
+    for precision in precisions:
+        model.compute_in(precision)
+        T = model.restoring_map(observation, solver)
+        watch = None if truth is None else Trace(T, truth[left], options["iterations"])
+        spent = max(sum(taken[i].values()) for i in left.tolist())
+        goal = {**options, "iterations": options["iterations"] - spent}
+        if precision != precisions[-1]:
+            goal["tolerance"] = max(tolerance, FLOORS[precision])
+        part = load("solvers", solver).solve(T, watch=watch, **goal)
+        for j, i in enumerate(left.tolist()):
+            if watch is not None:
+                trace = watch.of(j, part)
+                trace[:, 0] += sum(taken[i].values())
+                traces[i] = trace if traces[i] is None else np.concatenate([traces[i], trace[1:]])
+            taken[i][precision] = int(part.evaluations[j])
+        solution = part if solution is None else _merged(solution, part, left)
+        if precision == precisions[-1]:
+            break
+        above = (part.residual > tolerance) & (part.code != DIVERGED)
+        short = (above & (solution.evaluations[left] < options["iterations"])).nonzero()[:, 0]
+        if not len(short):
+            break
+        left, observation = left[short], observation[short].starting_at(part.x[short])
+    return solution, taken, traces
+
+
 def restore_batch(
     model: Model,
     observation: Observation,
     solver: str,
     options: Mapping[str, Any],
+    precisions: Sequence[str] = ("float32",),
     truth: Tensor | None = None,
     bound_iterates: int = 0,
 ) -> tuple[np.ndarray, list[dict], list[np.ndarray | None]]:
@@ -113,13 +172,12 @@ def restore_batch(
     (None without the ground truth, which serves for traces and the bound and for nothing else).
     `seconds` is the time of the batch divided by its images.
     """
-    T = model.restoring_map(observation, solver)
-    watch = None if truth is None else Trace(T, truth, options["iterations"])
     device = observation.y.device
     before = _clock(device)
     with torch.no_grad():
-        solution = load("solvers", solver).solve(T, watch=watch, **options)
+        solution, taken, traces = climb(model, observation, solver, options, precisions, truth)
     seconds = (_clock(device) - before) / len(observation.y)
+    T = model.restoring_map(observation, solver)
     with torch.no_grad():
         x = T.restoration(solution.x)
     stats = [
@@ -128,9 +186,11 @@ def restore_batch(
             "network_evaluations": int(solution.evaluations[i]),
             "residual": float(solution.residual[i]),
             "converged": bool(solution.converged[i]) if solver != "adam" else None,
+            "stopped": solution.stopped[i],
             "seconds": seconds,
             "peak_memory_mb": peak_memory_mb(device),
             "device": device.type,
+            "precision": "+".join(taken[i]),
             "destroyed": model.about.get("destroyed", ""),
         }
         for i in range(len(x))
@@ -138,7 +198,6 @@ def restore_batch(
     if truth is not None and type(T) is ProximalGradient:
         for entry, bound in zip(stats, measure_bound(T, x, truth, bound_iterates), strict=True):
             entry.update(bound)
-    traces = [None if watch is None else watch.of(i, solution) for i in range(len(x))]
     return x.cpu().numpy(), stats, traces
 
 
@@ -157,6 +216,7 @@ def restore(
     solver: str,
     options: Mapping[str, Any],
     batch_size: int,
+    precisions: Sequence[str] = ("float32",),
     truth: Mapping[str, Tensor] | None = None,
     bound_iterates: int = 0,
     partial: Path | None = None,
@@ -164,9 +224,10 @@ def restore(
 ) -> Restored:
     """Restore every image.
 
-    partial: a folder where the images of finished batches are kept, so that a killed job goes on
-    with those that are left, in the batches of an unbroken one; `key` is all that the result
-    depends on, so that a changed one starts anew.
+    precisions: of the network, from the cheapest to that of the tolerance (`climb`). partial: a
+    folder where the images of finished batches are kept, so that a killed job goes on with those
+    that are left, in the batches of an unbroken one; `key` is all that the result depends on, so
+    that a changed one starts anew.
     """
 
     def kept(name: str) -> Path:
@@ -181,7 +242,9 @@ def restore(
         observation = batch([observations[name] for name in names])
         clean = None if truth is None else torch.stack([truth[n] for n in names])
         clean = None if clean is None else clean.to(observation.y)
-        restored = restore_batch(model, observation, solver, options, clean, bound_iterates)
+        restored = restore_batch(
+            model, observation, solver, options, precisions, clean, bound_iterates
+        )
         for name, x, row, trace in zip(names, *restored, strict=True):
             traces = {} if trace is None else {name: trace}
             finished[name] = Restored({name: x}, {name: row}, traces)

@@ -3,12 +3,22 @@
 Parsed by every Snakemake process: no torch.
 """
 
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rerg.checks import check_classes, check_crop, check_kernels, check_name, typed
+from rerg.checks import (
+    check_classes,
+    check_crop,
+    check_kernels,
+    check_name,
+    check_precisions,
+    typed,
+)
 from rerg.config import TIMEOUT, InputError, check, closest, origins, read_yaml
 from rerg.registry import solvers, variants
 from rerg.specs import EquilibriumSpec, ModelSpec, NetworkSpec, ProblemSpec
@@ -36,6 +46,21 @@ def find_baselines(folders: Sequence[Path]) -> dict[str, Path]:
                     raise InputError(f"{path}: {found[path.name]} has this name already")
                 found[path.name] = path
     return found
+
+
+def lacks(settings: Mapping) -> str:
+    """What a method needs and this machine lacks, in words; "" where it lacks nothing.
+
+    settings: of the method; a denoiser that is no variant is a file.
+    """
+    needs, denoiser = settings.get("needs", {}), settings.get("denoiser", "")
+    files = needs.get("files", []) + [denoiser] * (denoiser not in ("", *variants()))
+    missing = [
+        *(f"the program {name}" for name in needs.get("programs", []) if not shutil.which(name)),
+        *(f"the package {name}" for name in needs.get("packages", []) if not find_spec(name)),
+        *(f"the file {name}" for name in files if not Path(os.path.expandvars(name)).exists()),
+    ]
+    return " and ".join(missing)
 
 
 def _known(names: Sequence[str], known, source: str, key: str, kind: str) -> None:
@@ -112,6 +137,7 @@ class Run:
         self._check_names(files)
         check_kernels(self)
         check_crop(self, origins(files)["training"])
+        check_precisions(self, origins(files))
 
     def _add_baselines(self, files: Sequence[str | Path]) -> None:
         described = {}
@@ -196,6 +222,11 @@ class Run:
             model = self.variant_of(method)
             if model and model not in self.weights:
                 known([model], config["variants"], "variants", "variant")
+            if (missing := lacks(settings)) and not config["stored"]:
+                key = "methods" if method in config["methods"] else "comparisons"
+                raise InputError(
+                    f"{source[key]}: {key}: {method} needs {missing}, not found on this machine"
+                )
 
     @property
     def name(self) -> str:
@@ -295,6 +326,12 @@ class Run:
         """The problems of the run that the variants are trained on."""
         return [name for name in self.config["problems"] if self.problems[name]["trained"]]
 
+    def precision_of(self, variant: str) -> str:
+        """The precision of a variant's network in training."""
+        return self.config["variants"][variant].get(
+            "precision", self.config["training"]["precision"]
+        )
+
     def model_spec(self, variant: str, seed: int) -> ModelSpec:
         """All that a model depends on, with the images and the code."""
         settings, training = self.config["variants"][variant], self.config["training"]
@@ -309,7 +346,7 @@ class Run:
             crop=training["crop"],
             batch=training["batch"],
             clip=float(training["clip"]),
-            precision=training["precision"],
+            precision=self.precision_of(variant),
             network=NetworkSpec(
                 tuple(network["channels"]), network["blocks"], float(network["scale"])
             ),

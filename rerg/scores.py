@@ -45,6 +45,7 @@ COLUMNS = {
     "network_evaluations": "Int64",
     "peak_memory_mb": "float64",
     "device": "str",
+    "precision": "str",
     "commit": "str",
     "error": "float64",
     "bound": "float64",
@@ -54,7 +55,7 @@ COLUMNS = {
     "bound_iterates": "Int64",
     "trace": "str",
 }
-LATER = ("stopped", "destroyed")  # columns that older tables lack
+LATER = ("stopped", "destroyed", "precision")  # columns that older tables lack
 STOPPED = ("converged", "stalled", "limit", "diverged")
 # What only the restoration itself can know; the file's `stats` hand it over.
 STATS = (
@@ -67,6 +68,7 @@ STATS = (
     "network_evaluations",
     "peak_memory_mb",
     "device",
+    "precision",
     "bound",
     "bound_r",
     "bound_q",

@@ -61,7 +61,9 @@ def draw_batch(
     truth = crops(rng)
     problem = problems[rng.integers(len(problems))]
     observation = problem.observe(truth, list(rng.spawn(len(truth))))
-    return Batch(problem.crop(truth), observation, rng, step)
+    truth = problem.crop(truth)
+    noise = torch.from_numpy(rng.standard_normal(truth.shape, np.float32))
+    return Batch(truth, observation, rng, step, noise)
 
 
 def evaluations_of(networks: nn.ModuleDict) -> int:
@@ -125,13 +127,15 @@ def train(
     checkpoint_every: float = 60.0,
     group: Group | None = None,
     compiled: bool = False,
+    feeders: int = 1,
     sources: Mapping[str, str] | None = None,
 ) -> tuple[nn.ModuleDict, list[dict]]:
     """Train a variant until its budget of network evaluations is spent.
 
     spec: all that the result depends on, with the images and the start, whose digests `sources`
     has for the checkpoint. group: the processes that share every step, else this one alone.
-    compiled: run the networks by torch.compile, which changes rounding only.
+    compiled: run the networks by torch.compile, which changes rounding only. feeders: threads that
+    draw batches ahead; a batch is the same whichever draws it.
     Returns the networks and a row per `log_every` steps. A killed training goes on from its
     checkpoint and ends with the weights of an unbroken one.
     """
@@ -169,7 +173,7 @@ def train(
         batch = draw_batch(crops, problems, spec.seed, step).part(group)
         return batch.pinned() if device.startswith("cuda") else batch
 
-    batches = prefetch(load_batch, count(step))
+    batches = prefetch(load_batch, count(step), feeders)
     bar = tqdm(total=budget, initial=evaluations_of(networks), unit="eval", disable=quiet)
     try:
         while (spent := evaluations_of(networks)) < budget:
@@ -242,7 +246,9 @@ def progress(row: dict, budget: int) -> str:
 
 def train_job(job: TrainingJob, group: Group | None = None) -> tuple[nn.ModuleDict, list[dict]]:
     """`train` what a job says."""
-    set_up_cpu(job.threads)
+    # Beside a GPU the processor has batches to draw alone: threads of one core each.
+    feeders = job.threads if job.device.startswith("cuda") else 1
+    set_up_cpu(job.threads // feeders)
     crops = Crops(job.images, job.spec.crop, job.spec.batch)
     start, sources = None, {"images": crops.digest}
     if job.start:
@@ -261,5 +267,6 @@ def train_job(job: TrainingJob, group: Group | None = None) -> tuple[nn.ModuleDi
         checkpoint_every=job.checkpoint_every,
         group=group,
         compiled=job.compile,
+        feeders=feeders,
         sources=sources,
     )

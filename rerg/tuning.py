@@ -88,7 +88,13 @@ def on_edge(trials: list[tuple[Parameters, float]]) -> list[str]:
 Trial = Callable[[ProblemSpec, Parameters], dict]
 
 
-def model_trial(model: Model, validation: Validation, options: Mapping, batch_size: int) -> Trial:
+def model_trial(
+    model: Model,
+    validation: Validation,
+    options: Mapping,
+    precisions: Sequence[str],
+    batch_size: int,
+) -> Trial:
     """A trial of a variant by the fast solver: its mean PSNR and network evaluations."""
     observed: dict[str, tuple] = {}
 
@@ -97,7 +103,14 @@ def model_trial(model: Model, validation: Validation, options: Mapping, batch_si
             observed[spec.name] = validation.observe(spec)
         observations, truth = observed[spec.name]
         scaled = {name: o.scaled(parameters[FACTOR]) for name, o in observations.items()}
-        restored = restore(model, scaled, solver="fast", options=options, batch_size=batch_size)
+        restored = restore(
+            model,
+            scaled,
+            solver="fast",
+            options=options,
+            precisions=precisions,
+            batch_size=batch_size,
+        )
         return summary(restored, truth)
 
     return trial

@@ -1,6 +1,7 @@
 """The benchmarks run, at toy sizes, and count and divide what they say. Nothing here is timed."""
 
 import importlib
+import json
 import os
 from pathlib import Path
 
@@ -9,18 +10,18 @@ import pytest
 import torch
 from conftest import ROOT, clean_images, spec_of
 
-from rerg.equilibrium import dihedral, dihedral_inverse
-from rerg.networks import save_weights
+from rerg.models import save
+from rerg.solvers.adam import dihedral, dihedral_inverse
 
 
 @pytest.fixture(scope="module")
 def run(trained, tmp_path_factory) -> Path:
     """A finished run as far as benchmarks read it: 100 s, of which 60 trained and 20 restored."""
     folder = tmp_path_factory.mktemp("results") / "run"
-    (folder / "models").mkdir(parents=True)
-    spec = spec_of("rg1", 1000)
-    save_weights(folder / "models" / "rg1.safetensors", trained, {"spec": spec})
-    pd.DataFrame({"seconds": [30.0, 60.0]}).to_csv(folder / "models" / "rg1.training.csv")
+    models = folder / "models" / "0"
+    models.mkdir(parents=True)
+    save(models / "rg1.safetensors", trained, spec_of("rg1", 1000), {})
+    pd.DataFrame({"seconds": [30.0, 60.0]}).to_csv(models / "rg1.training.csv")
     pd.DataFrame({"seconds": [15.0, 5.0, None]}).to_csv(folder / "scores.csv")
     files = [path for path in folder.rglob("*") if path.is_file()]
     for age, path in enumerate(files):
@@ -42,13 +43,41 @@ def test_every_benchmark_measures(name, bench, run, tmp_path, monkeypatch):
     monkeypatch.setattr(bench("overhead"), "SCRIPTS", tmp_path)
     work = bench("measure").Workload(run, variant="rg1", quick=True)
     threads = torch.get_num_threads()
-    rows = bench(name).rows(work)
+    rows = list(bench(name).rows(work))
     assert torch.get_num_threads() == threads
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
         assert row.note or row.ratio is not None, row.name
         sides = [row.ours, row.theirs]
         assert sides == [None, None] or all(abs(side) < 1e6 for side in sides), row.name
+
+
+def test_the_gpu_benchmark_measures_on_a_cpu(bench, tmp_path):
+    """All parts but those that only a GPU has, and the file has the rows as they came."""
+    gpu = bench("gpu")
+    rows = gpu.measure(gpu.Bench("cpu", True, None), tmp_path / "gpu.json")
+    whole = json.loads((tmp_path / "gpu.json").read_text())
+    assert whole["rows"] == rows and not [row for row in rows if "failed" in row]
+    kinds = {"pass", "step", "restoration", "solve", "drawing", "training of red"}
+    assert {row["what"] for row in rows} == kinds | {"jobs side by side"}
+    for row in rows:
+        assert row.get("ratio", 1.0) > 0
+    assert len(gpu.table(rows).splitlines()) == 2 + len(rows)
+
+
+def test_a_part_that_fails_is_a_row(bench, tmp_path, monkeypatch):
+    def broken(_):
+        yield {"what": "one", "ms": 1.0}
+        raise RuntimeError("out of memory\nat length")
+
+    gpu = bench("gpu")
+    monkeypatch.setattr(gpu, "PARTS", (broken, lambda _: iter([])))
+    gpu.PARTS[1].__doc__, gpu.PARTS[1].__name__, broken.__doc__ = "Nothing.", "nothing", "Breaks."
+    rows = gpu.measure(gpu.Bench("cpu", True, None), tmp_path / "gpu.json")
+    assert rows == [
+        {"what": "one", "ms": 1.0},
+        {"what": "broken", "failed": "RuntimeError: out of memory"},
+    ]
 
 
 def test_overhead_is_what_is_left_of_the_slots(bench, run, monkeypatch):
@@ -77,5 +106,5 @@ def test_the_plain_loop_turns_as_ours(bench):
 
 
 def test_no_run_is_said_in_a_line(bench, tmp_path):
-    with pytest.raises(ValueError, match=r"rg1\.json: no such file; expected the folder of"):
+    with pytest.raises(ValueError, match=r"rg1\.json: no such file, needed to load rg1"):
         bench("measure").Workload(tmp_path, "rg1").spec  # noqa: B018

@@ -9,22 +9,13 @@ import torch
 from conftest import clean_images, dense, observe, problem_of, white
 from torchdeq import get_deq
 
-from rerg.equilibrium import (
-    ADMM,
-    Anderson,
-    GradientDescent,
-    Momentum,
-    Plain,
-    ProximalGradient,
-    Safeguarded,
-    adam,
-    dihedral,
-    dihedral_inverse,
-    equilibrium,
-    fixed_point,
-)
+from rerg.equilibrium import equilibrium
+from rerg.iteration import Anderson, Momentum, Plain, Safeguarded, fixed_point
+from rerg.maps import ADMM, GradientDescent, ProximalGradient
 from rerg.networks import build
 from rerg.problems import generator
+from rerg.solvers.adam import dihedral, dihedral_inverse
+from rerg.solvers.adam import solve as adam
 
 TYPES = ["den25", "sr2", "aniso1", "com80"]  # one problem of every operator
 ACCELERATIONS = [Plain, Momentum, Anderson, Safeguarded]
@@ -209,7 +200,7 @@ def test_adam_follows_the_gradient_field():
     _, observation = tiny_observation()
     observation = observation.with_sigma(25 / 255)
     T = GradientDescent(lambda x: 0.8 * x, observation, SCALE)
-    ours = adam(T, T.start(), iterations=30, learning_rate=0.01)
+    ours = adam(T, iterations=30, learning_rate=0.01)
     x = observation.x0.clone().requires_grad_()
     optimizer = torch.optim.Adam([x], lr=0.01)
     for _ in range(30):
@@ -426,7 +417,7 @@ def test_adam_freezes_an_image_without_a_gradient():
     _, observation = tiny_observation()
     poison = lambda x: torch.where(x.new_tensor([1, 0]).view(2, 1, 1, 1) > 0, x * math.nan, x)  # noqa: E731
     T = GradientDescent(poison, observation, SCALE)
-    solution = adam(T, T.start(), iterations=5, learning_rate=0.01)
+    solution = adam(T, iterations=5, learning_rate=0.01)
     assert solution.x.isfinite().all() and torch.equal(solution.x[0], observation.x0[0])
     assert solution.residual.isfinite().tolist() == [False, True]
     assert not torch.equal(solution.x[1], observation.x0[1])

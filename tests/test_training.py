@@ -15,8 +15,10 @@ import pytest
 import torch
 from conftest import clean_images, crops, problem_of, spec_of, write_images
 
+from rerg.batch import Batch
 from rerg.checkpoints import load_checkpoint, save_checkpoint
 from rerg.config import InputError
+from rerg.images import Crops, prefetch
 from rerg.models import build, save, start_from
 from rerg.registry import variants
 from rerg.specs import NetworkSpec
@@ -25,7 +27,6 @@ from rerg.training import (
     draw_batch,
     evaluations_of,
     learning_rate,
-    summary,
     train,
     train_job,
 )
@@ -144,7 +145,7 @@ def job(trained, tmp_path):
     )
 
 
-def test_a_job_resumes_with_its_images_and_its_start_alone(job, trained, tmp_path):
+def test_a_job_resumes_with_its_images_and_its_start_alone(job, tmp_path):
     networks, _ = train_job(job)
     assert equal(networks, train_job(job)[0])  # from its checkpoint
     with pytest.raises(InputError, match=r"checkpoint of another config: images is "):
@@ -239,17 +240,6 @@ def test_starts_from_the_given_rg(trained, tmp_path):
     assert equal(anew, trained)
 
 
-def test_a_training_that_lost_its_images_has_collapsed():
-    spec = spec_of("deqgd", 20)
-    row = {"step": 10, "evaluations": 20, "seconds": 1.0}
-    losing = [{**row, "lost": share} for share in (0.0, 0.0, 0.0, 0.0, 0.9)]
-    about = summary(spec, losing)
-    assert about == {**row, "collapsed": True, "lost": pytest.approx(0.9)}
-    assert summary(spec, losing[:4])["collapsed"] is False
-    without = summary(spec, [row])
-    assert without["collapsed"] is False and without["lost"] is None
-
-
 def test_the_rate_falls_along_a_cosine_or_by_halves():
     spec = spec_of("red", 100)
     rates = [learning_rate(spec, 0, spent) for spent in (0, 50, 100)]
@@ -262,7 +252,7 @@ def test_the_rate_falls_along_a_cosine_or_by_halves():
 def test_a_gpu_gets_pinned_images_without_a_wait(monkeypatch):
     """Pinning itself needs a GPU: which images are pinned, and how they are copied, does not."""
     batch = draw_batch(crops, [problem_of("com80")], 0, 1)
-    images = [batch.truth, batch.observation.y, batch.observation.x0]
+    images = [batch.truth, batch.observation.y, batch.observation.x0, batch.noise]
     pinned, copied, real = [], [], torch.Tensor.to
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(x) or x.clone())
     other = batch.pinned()
@@ -275,7 +265,7 @@ def test_a_gpu_gets_pinned_images_without_a_wait(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "to", to)
     other.to("meta")
-    wanted = (other.truth, other.observation.y, other.observation.x0)
+    wanted = (other.truth, other.observation.y, other.observation.x0, other.noise)
     assert {id(x) for x in copied} == {id(x) for x in wanted}
     for a, b in zip(images, wanted, strict=True):
         assert torch.equal(a, b)
@@ -289,6 +279,31 @@ def test_a_batch_that_goes_to_a_device_stays_where_it_is(problem):
     assert moved.truth.device.type == moved.observation.y.device.type == "meta"
     assert moved.observation.prox(moved.truth, 2.0).device.type == "meta"
     assert torch.equal(batch.observation.gradient(batch.truth), expected)
+
+
+def test_a_batch_is_the_same_by_however_many_threads(tmp_path):
+    """Bit for bit, of mapped images and of physics that the threads share."""
+    write_images(tmp_path / "a.h5", clean_images(5, 40, 44))
+    crops = Crops(tmp_path / "a.h5", 32, 4)
+    names = ("sr2", "blur16", "com80")
+
+    def batches(threads: int) -> list[Batch]:
+        problems = [problem_of(name) for name in names]
+        return list(prefetch(lambda step: draw_batch(crops, problems, 0, step), range(24), threads))
+
+    for one, other in zip(batches(1), batches(4), strict=True):
+        assert torch.equal(one.truth, other.truth) and torch.equal(one.noise, other.noise)
+        a, b = one.observation, other.observation
+        assert torch.equal(a.y, b.y) and torch.equal(a.x0, b.x0)
+        assert torch.equal(a.prox(one.truth, 2.0), b.prox(other.truth, 2.0))
+        assert one.rng.integers(2**30) == other.rng.integers(2**30)
+
+
+def test_a_physics_goes_to_a_device_once():
+    problem = problem_of("blur16")
+    first, second = (draw_batch(crops, [problem], 0, step).to("meta") for step in (0, 1))
+    assert first.observation.physics is second.observation.physics
+    assert first.observation.physics.filter.device.type == "meta"
 
 
 def test_compiled_networks_train_the_same_within_rounding(trained, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rerg.iteration import Solution, Watch, norm, per_image
+from rerg.iteration import LIMIT, Solution, Watch, norm, per_image
 from rerg.maps import GradientDescent
 
 LABEL = "Adam-GD"
@@ -24,7 +24,7 @@ def solve(
     """Adam on the image with the gradient g(x), as the public code of PnP-ReG does (13).
 
     Step k applies N to the image under the (k mod 8)-th flip and rotation and turns the result
-    back. It has no stopping rule: `converged` is False, `residual` is ‖g(x)‖/‖x‖. An image whose
+    back. It has no stopping rule: it ends at its limit; `residual` is ‖g(x)‖/‖x‖. An image whose
     gradient is not finite stays where it is, with an infinite residual.
     """
     x0 = T.start()
@@ -46,7 +46,7 @@ def solve(
         if watch is not None:
             watch(k, x.detach(), residual)
     evaluations = torch.full((len(x0),), iterations, device=x0.device)
-    return Solution(x.detach(), residual, evaluations, torch.zeros_like(evaluations, dtype=bool))
+    return Solution(x.detach(), residual, evaluations, torch.full_like(evaluations, LIMIT))
 
 
 def dihedral(x: Tensor, k: int) -> Tensor:

@@ -11,6 +11,7 @@ LABEL = "DEQGD"
 COLOR = "#CC79A7"
 NETWORKS = {"rg": False}
 REGULARIZING_GRADIENT = True
+EQUILIBRIUM = True
 
 
 def loss(networks: nn.ModuleDict, batch: Batch, spec: ModelSpec) -> tuple[Tensor | None, dict]:

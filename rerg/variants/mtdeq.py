@@ -12,6 +12,7 @@ LABEL = "MTDEQ"
 COLOR = "#0072B2"
 NETWORKS = {"denoiser": True}
 DENOISER = "denoiser"
+EQUILIBRIUM = True
 SOLVERS = ("fast",)  # its fixed points are not those of a gradient field
 
 

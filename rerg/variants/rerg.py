@@ -12,6 +12,7 @@ LABEL = "RERG"
 COLOR = "#D55E00"
 NETWORKS = {"rg": False}
 REGULARIZING_GRADIENT = True
+EQUILIBRIUM = True
 PARAMETERS = {"beta": 0.2}  # weight of the bound
 
 
@@ -22,7 +23,7 @@ def loss(networks: nn.ModuleDict, batch: Batch, spec: ModelSpec) -> tuple[Tensor
     """
     T = ProximalGradient(networks["rg"], batch.observation, spec.scale)
     value, x, log = reconstruction_loss(T, batch, spec.equilibrium)
-    e = probes(batch.truth, batch.observation.x0, batch.rng, x)
+    e = probes(batch.truth, batch.observation.x0, batch.rng, x, batch.noise)
     bound = surrogate(T, batch.truth, e)
     log["bound"] = bound.item()
     return spec.parameters["beta"] * bound + (0 if value is None else value), log

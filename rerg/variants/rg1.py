@@ -16,4 +16,5 @@ REGULARIZING_GRADIENT = True
 def loss(networks: nn.ModuleDict, batch: Batch, spec: ModelSpec) -> tuple[Tensor, dict]:
     """B(θ) of the fast map, over the mix of problems (docs/method.md, eq. 29)."""
     T = ProximalGradient(networks["rg"], batch.observation, spec.scale)
-    return surrogate(T, batch.truth, probes(batch.truth, batch.observation.x0, batch.rng)), {}
+    e = probes(batch.truth, batch.observation.x0, batch.rng, noise=batch.noise)
+    return surrogate(T, batch.truth, e), {}

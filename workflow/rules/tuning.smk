@@ -35,6 +35,7 @@ rule tune:
         tuning=run.config["tuning"],
         settings=settings_of,
         batch=RESTORATION["batch"],
+        precisions=RESTORATION["precision"],
         device=run.config["device"],
         code=code_of_tuning,
     script:

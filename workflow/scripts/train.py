@@ -38,6 +38,7 @@ with logged(snakemake.log[0]):
     validation = Validation(paths, params.validation["images"], kernels, params.device)
     options = {key: params.validation[key] for key in ("iterations", "tolerance")}
     model = Model(networks.requires_grad_(False), params.spec, {})
+    model.compute_in("float32")
     gained = gains(model, validation, params.spec.problems, params.spec.crop, options)
     reason = destroyed(rows, networks, gained)
     if reason:

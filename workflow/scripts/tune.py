@@ -26,7 +26,7 @@ with logged(snakemake.log[0]):
     if "variant" in settings:
         grid = {FACTOR: tuning["factors"]}
         model = load_model(weights, device=params.device)
-        trial = model_trial(model, validation, options, params.batch)
+        trial = model_trial(model, validation, options, params.precisions, params.batch)
     else:
         grid = settings["tune"]
         load = partial(load_baseline, name, settings, code, weights, params.device)
@@ -39,7 +39,7 @@ with logged(snakemake.log[0]):
         tuning["rounds"],
         about=[
             [sha256(Path(path).read_bytes()).hexdigest() for path in files],
-            [tuning["images"], options],
+            [tuning["images"], options, params.precisions if "variant" in settings else None],
             {k: v for k, v in settings.items() if k not in ("label", "citation", "tune")},
         ],
         trial=trial,
