@@ -228,9 +228,10 @@ class Safeguarded(Plain):
         out = residual.isinf()
         rose = ~(residual <= self.residual) | out
         turned = ((step * self.step).flatten(1).sum(1) < 0) | out
-        whole = rose & self.plain & ~self.probe
-        self.long = whole & turned & (self.beta > SHORTEST)
-        self.probe = whole & suspect & ~middle & ~self.long
+        # The norm may rise alone: of iterates that grow the relative residual need not.
+        longer = (rose | (norm(step) > norm(self.step))) & turned & (self.beta > SHORTEST)
+        self.long = self.plain & ~self.probe & longer
+        self.probe = self.plain & ~self.probe & rose & suspect & ~middle & ~self.long
         self.refused = rose & ~self.plain
         self.end = torch.where(per_image(self.long | self.probe), step, self.end)
         return ~(self.long | self.probe | self.refused), best, stalled

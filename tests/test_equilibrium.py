@@ -29,6 +29,19 @@ def test_implicit_gradient_in_closed_form(problem, kind):
     assert (gradient - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
+@pytest.mark.parametrize("problem", ["den25", "com80"])
+def test_implicit_gradient_of_an_r_fifty_times_too_strong(problem):
+    """The backward solve finds its step as the forward one does."""
+    linear = Linear(problem, count=1, size=(28, 30))
+    linear.M = (50 * linear.M.detach()).requires_grad_()
+    T = linear.map(ProximalGradient)
+    solves = {"iterations": 300, "tolerance": 1e-10}
+    z, _ = equilibrium(T, T.start(), **solves, backward_iterations=200, backward_tolerance=1e-9)
+    (gradient,) = torch.autograd.grad(0.5 * (z - linear.truth).square().sum(), linear.M)
+    _, expected = linear.closed_form()
+    assert (gradient - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
 @pytest.mark.parametrize("kind", [GradientDescent, ProximalGradient, ADMM])
 @pytest.mark.parametrize("problem", ["den25", "blur16", "com80"])
 def test_implicit_gradient_by_finite_differences(problem, kind):
