@@ -117,7 +117,7 @@ class Bench:
         return truth
 
     def weights(self, variant: str) -> Path:
-        """A variant that was trained for a moment; random weights in the place of published ones."""
+        """A variant that was trained for a moment; random weights stand for published ones."""
         path = self.models / f"{variant}.safetensors"
         if not path.exists() and variant in self.run.weights:
             small = {key: CHANGES["network"][key] for key in ("channels", "blocks")}
