@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 STOPPED = ("limit", "converged", "stalled", "diverged")
 LIMIT, CONVERGED, STALLED, DIVERGED = range(len(STOPPED))
 
