@@ -10,7 +10,6 @@ import inspect
 import logging
 import math
 import multiprocessing
-import os
 import signal
 import time
 import traceback
@@ -28,6 +27,8 @@ from rerg.devices import peak_memory_mb
 from rerg.files import Restored, fault
 from rerg.models import load_model
 from rerg.problems import Observation, batch
+from rerg.published import load_denoiser
+from rerg.registry import variants
 from rerg.restoration import batches
 
 log = logging.getLogger(__name__)
@@ -46,16 +47,6 @@ class Denoiser(nn.Module):
     def forward(self, u: Tensor, sigma: Tensor | float, **_) -> Tensor:
         """D(u, σ) for u (B, 3, H, W), σ in [0, 1]."""
         return u - self.network(u, sigma)
-
-
-def published_denoiser(path: str) -> nn.Module:
-    """The DRUNet of Zhang et al. for colour images, from a file of weights that the user has."""
-    from deepinv.models import DRUNet
-
-    path = os.path.expandvars(path)
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path}: no such file (weights of DRUNet for colour images)")
-    return DRUNet(in_channels=3, out_channels=3, pretrained=path)
 
 
 def build(value: object, given: dict) -> object:
@@ -91,8 +82,8 @@ def load_baseline(
 ) -> Baseline:
     """A baseline from its settings (`rerg.run`).
 
-    file: of its function, None for a reconstructor of deepinv; weights: of the variant whose
-    denoiser it uses, else None.
+    file: of its function, None for a reconstructor of deepinv; weights: of the variant or of the
+    registry's entry whose denoiser it uses, else None.
     """
     if file is None:
         function = partial(_reconstruct, settings["reconstructor"])
@@ -103,11 +94,9 @@ def load_baseline(
         function = module.restore
     denoiser = None
     if weights is not None:
-        denoiser = Denoiser(load_model(weights).denoiser())
-    elif "denoiser" in settings:
-        denoiser = published_denoiser(settings["denoiser"])
-    if denoiser is not None:
-        denoiser = denoiser.to(device).eval()
+        trained = settings["denoiser"] in variants()
+        own = Denoiser(load_model(weights).denoiser()) if trained else load_denoiser(weights)
+        denoiser = own.to(device).eval()
     return Baseline(function, settings["parameters"], denoiser, settings["timeout"])
 
 

@@ -100,10 +100,8 @@ def _describe(error) -> str:
 # A whole number written as a float would reach torch as one, and .nan passes every comparison.
 _TYPES = Draft202012Validator.TYPE_CHECKER.redefine_many(
     {
-        "integer": lambda _, x: isinstance(x, int) and not isinstance(x, bool),
-        "number": lambda _, x: (
-            isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
-        ),
+        "integer": lambda _, x: type(x) is int,
+        "number": lambda _, x: type(x) is int or (type(x) is float and math.isfinite(x)),
     }
 )
 Validator = extend(Draft202012Validator, type_checker=_TYPES)

@@ -101,6 +101,12 @@ def sha256_of(path: Path) -> str:
         raise InputError(f"{path}: cannot be read: {error}") from None
 
 
+def is_pointer(path: Path) -> bool:
+    """Whether a file is the pointer that Git LFS leaves in the place of a large one."""
+    with Path(path).open("rb") as file:
+        return file.read(40).startswith(b"version https://git-lfs.github.com/spec/")
+
+
 def download(
     urls: Sequence[str],
     target: Path,
@@ -137,7 +143,8 @@ def download(
         http(url, output, registry)
         found = sha256_of(Path(output))
         if sha256 is not None and not found.startswith(sha256):
-            raise _WrongBytes(f"expected sha256 {sha256}, found {found}")
+            pointer = ", a Git LFS pointer" if is_pointer(Path(output)) else ""
+            raise _WrongBytes(f"expected sha256 {sha256}, found {found}{pointer}")
         Path(output).chmod(0o644)  # a temporary file is for its owner alone, the cache is shared
 
     answers = []

@@ -206,7 +206,7 @@ class Safeguarded(Plain):
         return torch.lerp(x, T_x, per_image(self.beta))
 
     def judge(self, step: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For the images evaluated, (B,) each: is x accepted, is it to be returned, does it stall."""
+        """For the images evaluated, (B,) each: is x accepted, to be returned, does it stall."""
         rose = ~(residual <= self.residual)
         turned = ((step * self.step).flatten(1).sum(1) < 0) | residual.isinf()
         self.long = rose & self.plain & turned & (self.beta > SHORTEST)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from rerg.config import InputError
 from rerg.maps import Map
@@ -82,11 +83,10 @@ class Model:
         return self.networks[name]
 
 
-def load_model(path: Path, expected: ModelSpec | None = None, device: str = "cpu") -> Model:
-    """The model of a file of weights and of the JSON beside it, for restoring: no gradients.
+def read_weights(path: Path) -> tuple[dict, bytes]:
+    """The description of a file of weights, of the JSON beside it, and the bytes of the file.
 
-    expected: the spec that the model must have been trained by.
-    Raises InputError where a file is missing, or its digest, spec or architecture differs.
+    Raises InputError where either is missing, or they do not belong to each other.
     """
     path = Path(path)
     about_path = path.with_suffix(".json")
@@ -96,18 +96,42 @@ def load_model(path: Path, expected: ModelSpec | None = None, device: str = "cpu
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no such file, needed to load {path.name}") from None
     except ValueError:
-        raise InputError(f"{about_path}: expected a JSON description of {path.name}") from None
-    if not isinstance(about, dict) or "spec" not in about:
+        about = None
+    if not isinstance(about, dict):
+        raise InputError(f"{about_path}: expected a JSON description of {path.name}")
+    if hashlib.sha256(content).hexdigest() != about.get("sha256"):
+        raise InputError(f"{path}: the weights are not those that {about_path.name} describes")
+    return about, content
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Give a network the weights of a file.
+
+    Raises InputError where they are of another architecture.
+    """
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        fault = (str(error).splitlines()[1:] or [str(error)])[0].strip()
+        raise InputError(f"{path}: weights of another architecture: {fault[:300]}") from None
+
+
+def load_model(path: Path, expected: ModelSpec | None = None, device: str = "cpu") -> Model:
+    """The model of a file of weights and of the JSON beside it, for restoring: no gradients.
+
+    expected: the spec that the model must have been trained by.
+    Raises InputError where a file is missing, or its digest, spec or architecture differs.
+    """
+    about, content = read_weights(path)
+    about_path = Path(path).with_suffix(".json")
+    if "spec" not in about:
         raise InputError(f"{about_path}: spec: missing")
     spec = ModelSpec.read(about["spec"], about_path)
     if expected is not None and about.get("config") != digest(expected):
         raise InputError(f"{path}: config is {about.get('config')}, expected {digest(expected)}")
-    if hashlib.sha256(content).hexdigest() != about.get("sha256"):
-        raise InputError(f"{path}: the weights are not those that {about_path.name} describes")
     networks = build(spec)
     try:
-        networks.load_state_dict(read_tensors(content))
-    except (RuntimeError, SafetensorError) as error:
-        fault = (str(error).splitlines()[1:] or [str(error)])[0].strip()
-        raise InputError(f"{path}: weights of another architecture: {fault}") from None
+        fill(networks, read_tensors(content), path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: expected safetensors: {error}") from None
     return Model(networks.to(device).requires_grad_(False), spec, about)

@@ -26,7 +26,8 @@ class Variant:
     regularizing_gradient: whether it is one of the RGs whose regret is compared; denoiser: the
     network whose residual a baseline may use as a denoiser; equilibrium: whether the loss solves
     for a fixed point; solvers: those that can restore with it, empty for all; parameters: further
-    numbers of its loss, with their defaults.
+    numbers of its loss, with their defaults; published: whether it is taken from the entry of its
+    name in config/weights.yaml, instead of trained.
     """
 
     label: str
@@ -36,6 +37,7 @@ class Variant:
     denoiser: str = ""
     equilibrium: bool = False
     solvers: tuple[str, ...] = ()
+    published: bool = False
     parameters: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -3,8 +3,11 @@
 Parsed by every Snakemake process: no torch.
 """
 
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,21 @@ def find_baselines(folders: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
+def lacks(settings: Mapping) -> str:
+    """What a method needs and this machine lacks, in words; "" where it lacks nothing.
+
+    settings: of the method; a denoiser that is no variant is a file.
+    """
+    needs, denoiser = settings.get("needs", {}), settings.get("denoiser", "")
+    files = needs.get("files", []) + [denoiser] * (denoiser not in ("", *variants()))
+    missing = [
+        *(f"the program {name}" for name in needs.get("programs", []) if not shutil.which(name)),
+        *(f"the package {name}" for name in needs.get("packages", []) if not find_spec(name)),
+        *(f"the file {name}" for name in files if not Path(os.path.expandvars(name)).exists()),
+    ]
+    return " and ".join(missing)
+
+
 def _known(names: Sequence[str], known, source: str, key: str, kind: str) -> None:
     for name in names:
         if name not in known:
@@ -62,6 +80,7 @@ def _schema(path: Path) -> dict:
             | {key: {"type": "number"} for key in about.parameters},
         }
         for name, about in variants().items()
+        if not about.published
     }
     properties["solvers"]["properties"] = {
         name: {
@@ -92,8 +111,8 @@ def trained_methods() -> dict[str, dict]:
 class Run:
     """One checked configuration.
 
-    Attributes: `config` (the dict), `problems`, `methods`, `datasets` (the registries, the
-    methods with every baseline found), `baselines` (name to folder).
+    Attributes: `config` (the dict), `problems`, `methods`, `datasets`, `weights` (the registries,
+    the methods with every baseline found), `baselines` (name to folder).
     Raises InputError on any fault.
     """
 
@@ -105,11 +124,11 @@ class Run:
         self.config = typed(dict(config), schema)
         check(self.config, schema, *files)
         registries = {}
-        for name in ("problems", "datasets"):
+        for name in ("problems", "datasets", "weights"):
             path = folder / f"{name}.yaml"
             registries[name] = read_yaml(path)
             check(registries[name], self._schemas / f"{name}.schema.yaml", path)
-        self.problems, self.datasets = registries.values()
+        self.problems, self.datasets, self.weights = registries.values()
         self.methods: dict[str, dict] = trained_methods()
         self.baselines = find_baselines(
             [root / "workflow" / "baselines", *map(Path, self.config["baselines"])]
@@ -153,6 +172,10 @@ class Run:
         operators = {entry["operator"] for entry in self.problems.values()}
         known = [*operators, *self.problems]
         _known(settings.get("problems", []), known, where, "problems", "problem or operator")
+        if "denoiser" in settings:
+            denoisers = [name for name, about in variants().items() if about.denoiser]
+            denoisers += [name for name, about in self.weights.items() if about["network"] != "rg"]
+            _known([settings["denoiser"]], denoisers, where, "denoiser", "denoiser")
         defaults = {"label": name, "parameters": {}, "tune": {}, "timeout": TIMEOUT}
         return {**defaults, **settings, "baseline": ways[0]}
 
@@ -196,8 +219,14 @@ class Run:
             settings = self.methods[method]
             if "variant" in settings:
                 known([settings["solver"]], config["solvers"], "solvers", "solver")
-            if variant := self.variant_of(method):
-                known([variant], config["variants"], "variants", "variant")
+            model = self.variant_of(method)
+            if model and model not in self.weights:
+                known([model], config["variants"], "variants", "variant")
+            if (missing := lacks(settings)) and not config["stored"]:
+                key = "methods" if method in config["methods"] else "comparisons"
+                raise InputError(
+                    f"{source[key]}: {key}: {method} needs {missing}, not found on this machine"
+                )
 
     @property
     def name(self) -> str:
@@ -248,20 +277,26 @@ class Run:
         return [p for p in self.problems_of(method) if p in self.batches[batch]]
 
     def variant_of(self, method: str) -> str | None:
-        """The variant that a method restores with, or whose denoiser a baseline uses; else None."""
+        """The model that a method restores with, or whose denoiser a baseline uses; else None.
+
+        It is a variant, or an entry of the registry of published weights.
+        """
         settings = self.methods[method]
-        denoiser = settings.get("denoiser")
-        known = denoiser in variants() and variants()[denoiser].denoiser
-        return settings.get("variant") or (denoiser if known else None)
+        return settings.get("variant") or settings.get("denoiser")
 
     def seeds_of(self, method: str) -> list[str]:
         """The seeds of a method's restorations, as in paths: `all` where nothing is trained."""
-        return list(map(str, self.seeds)) if self.variant_of(method) else [ALL]
+        return list(map(str, self.seeds)) if self.variant_of(method) in self.variants() else [ALL]
+
+    def published(self) -> list[str]:
+        """The published weights that the run's methods need."""
+        wanted = {self.variant_of(m) for m in self.all_methods()}
+        return [name for name in self.weights if name in wanted]
 
     def variants(self) -> list[str]:
         """The variants that the run's methods need, and those that these start from."""
         wanted = {self.variant_of(m) for m in self.all_methods()} - {None}
-        wanted |= {self.config["variants"][v].get("start") for v in wanted}
+        wanted |= {self.config["variants"].get(v, {}).get("start") for v in wanted}
         return [v for v in self.config["variants"] if v in wanted]
 
     def tuned(self, method: str) -> str | None:

@@ -12,6 +12,7 @@ import torch
 import yaml
 from deepinv.physics import Inpainting
 
+from rerg.check import clean_images
 from rerg.problems import Problem, generator
 from rerg.registry import variants
 from rerg.specs import EquilibriumSpec, ModelSpec, NetworkSpec, ProblemSpec
@@ -48,22 +49,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def problem_of(name: str) -> Problem:
     """A problem of config/problems.yaml."""
     return Problem(ProblemSpec.of(name, PROBLEMS[name]), KERNELS)
-
-
-def clean_images(batch: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
-    """Random images (B, 3, H, W) in [0, 1], float32, with smooth parts and edges."""
-    rng = np.random.default_rng(seed)
-    v, u = np.mgrid[:height, :width] / max(height, width)
-    x = np.empty((batch, 3, height, width), dtype=np.float32)
-    for image in x:
-        for channel in image:
-            a, b, phase = rng.uniform([-6, -6, 0], 6)
-            channel[:] = 0.5 + 0.25 * np.sin(a * u + b * v + phase)
-        for _ in range(4):
-            normal, height_of_edge = rng.standard_normal(2), rng.uniform(-0.2, 0.2, 3)
-            side = normal[0] * (u - rng.uniform()) + normal[1] * (v - rng.uniform()) > 0
-            image += height_of_edge[:, None, None].astype(np.float32) * side
-    return torch.from_numpy(x.clip(0, 1))
 
 
 def white(shape, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from conftest import ROOT
 
-from rerg.config import Run
+from rerg.run import Run
 
 PAGE = (ROOT / "docs" / "add-a-baseline.md").read_text()
 
@@ -36,7 +36,6 @@ def test_every_command_of_the_page_runs(tmp_path):
     commands = "".join(blocks("sh"))
     assert "make baseline" in commands and "make check-baseline" in commands
     environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
-    environment.pop("METHOD", None)
     done = subprocess.run(
         ["bash", "-e"],
         input=commands,
@@ -58,3 +57,8 @@ def test_the_reconstructor_of_the_page_is_a_method():
     run = Run({**config, **yaml.safe_load(block), "comparisons": []}, ROOT, "page")
     assert run.methods["pnp-pgd"]["label"] == "PnP-PGD"
     assert run.variants() == ["rg"]  # whose denoiser it uses; trained from red
+
+
+def test_the_rule_of_the_page_is_the_one_that_is_shipped():
+    rule = (ROOT / "workflow" / "baselines" / "lee" / "lee.smk").read_text()
+    assert rule in blocks("python")

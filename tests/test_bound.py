@@ -14,7 +14,8 @@ from rerg.bound import (
     rms,
     surrogate,
 )
-from rerg.equilibrium import GradientDescent, Momentum, ProximalGradient, fixed_point
+from rerg.iteration import Momentum, fixed_point
+from rerg.maps import GradientDescent, ProximalGradient
 from rerg.restoration import measure_bound
 
 TRUTH = clean_images(2, 6, 5).double()

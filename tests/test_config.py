@@ -1,117 +1,96 @@
-"""Bad configurations: one line that names the file, the key and what was expected."""
+"""Reading and checking what a user writes: one line that names the file, the key and the fault."""
 
-import copy
 import re
-import subprocess
-import sys
 import tomllib
 
 import pytest
 import yaml
 from conftest import ROOT
 
-from rerg.config import InputError, Run, digest, read_yaml
-
-CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
-
-
-def changed(path: str, value: object) -> dict:
-    """The default config with another value at a dotted key."""
-    config = copy.deepcopy(CONFIG)
-    *parents, key = path.split(".")
-    entry = config
-    for parent in parents:
-        entry = entry[parent]
-    entry[key] = value
-    return config
+from rerg.config import InputError, check, closest, read_yaml
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "line"),
+    ("text", "line"),
     [
-        ("sed", 1, "sed: unknown key; did you mean seed?"),
-        ("training.stepz", 1, "training.stepz: unknown key"),
-        ("variants.rerg.betta", 0.1, "variants.rerg.betta: unknown key; did you mean beta?"),
-        ("seed", "zero", 'seed: expected integer, got "zero"'),
-        ("training.batch", 0, "training.batch: expected at least 1, got 0"),
-        ("training.nodes", 3, "training.batch: expected a multiple of training.processes x"),
-        ("device", "gpu", "device: expected one of cpu, cuda"),
-        ("run", "../up", "run: expected a name of the form"),
-        ("network.channels", [8, 8], "network.channels: "),
-        ("methods", ["rergg"], "methods: unknown method rergg; did you mean rerg?"),
-        ("problems", ["den26"], "problems: unknown problem den26; did you mean den25?"),
-        ("datasets.test", ["set6"], "datasets.test: unknown dataset set6; did you mean set5?"),
-        ("datasets.test", ["embedded-train"], "datasets.test: embedded-train is for train, not"),
-        ("examples", ["sr4"], "examples: unknown problem sr4"),
-        ("baselines", ["no/such/folder"], "no/such/folder: no such folder"),
+        ("run: demo\nseed: [1\n", "line 3: not YAML: "),
+        ("a: 1\nb: 2\na: 3\n", "line 3: not YAML: a twice"),
+        ("a:\n  b: {c: 1, d: 2, c: 3}\n", "line 2: not YAML: c twice"),
+        ("a: !!python/object:os.system {}\n", "line 1: not YAML: "),
     ],
 )
-def test_a_fault_is_one_line(key, value, line):
+def test_yaml_faults_name_the_line(text, line, tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
     with pytest.raises(InputError) as error:
-        Run(changed(key, value), ROOT, "mine.yaml")
-    text = str(error.value)
-    assert line in text and "\n" not in text
-    assert text.startswith(("mine.yaml: ", "baselines: "))
+        read_yaml(path)
+    assert str(error.value).startswith(f"{path}: {line}") and "\n" not in str(error.value)
 
 
-def test_a_missing_key_is_named():
-    config = copy.deepcopy(CONFIG)
-    del config["solvers"]
-    with pytest.raises(InputError, match=r"^mine.yaml: solvers: missing$"):
-        Run(config, ROOT, "mine.yaml")
-
-
-def test_yaml_faults_name_the_line(tmp_path):
-    (tmp_path / "a.yaml").write_text("run: demo\nseed: [1\n")
-    with pytest.raises(InputError, match=r"a.yaml: line 3: not YAML"):
-        read_yaml(tmp_path / "a.yaml")
-    with pytest.raises(InputError, match=r"b.yaml: no such file"):
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"b.yaml: no such file$"):
         read_yaml(tmp_path / "b.yaml")
+    with pytest.raises(InputError, match=r": Is a directory$"):
+        read_yaml(tmp_path)
+    (tmp_path / "a.yaml").write_bytes(b"run: \xff\n")
+    with pytest.raises(InputError, match=r"a.yaml: expected UTF-8 text"):
+        read_yaml(tmp_path / "a.yaml")
 
 
-def test_snakemake_stops_with_that_line_before_any_job(tmp_path):
-    (tmp_path / "mine.yaml").write_text("trainin: {}\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-n", "--configfile", tmp_path / "mine.yaml"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    *notes, line = done.stderr.strip().splitlines()
-    assert line == f"{tmp_path}/mine.yaml: trainin: unknown key; did you mean training?"
-    assert all(note.startswith("Config file ") for note in notes)  # Snakemake's own
+def test_merged_keys_of_yaml_may_be_set_again(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: &b {x: 1, y: 2}\nmine: {<<: *b, y: 3}\n")
+    assert read_yaml(tmp_path / "a.yaml")["mine"] == {"x": 1, "y": 3}
 
 
-def test_every_shipped_config_is_sound():
-    for name in ("config", "paper"):
-        config = {**CONFIG, **yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())}
-        assert Run(config, ROOT, name).problems_of("rerg") == config["problems"]
+SCHEMA = {
+    "additionalProperties": False,
+    "properties": {
+        "whole": {"type": "integer", "minimum": 1},
+        "real": {"type": "number", "exclusiveMinimum": 0},
+        "deep": {
+            "type": "object",
+            "required": ["here"],
+            "additionalProperties": {"type": "string"},
+        },
+    },
+}
 
 
-def test_comparisons_restore_their_problems_only():
-    run = Run(CONFIG, ROOT, "config")
-    block = CONFIG["comparisons"][0]
-    assert set(run.problems_of(block["methods"][0])) <= set(CONFIG["problems"])
-    assert run.problems_of("rg-adam") == ["com90"]
-    assert "rg-adam" in run.methods_of("com90") and "rg-adam" not in run.methods_of("den15")
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("whole: 1.0", "whole: expected integer, got 1.0"),
+        ("whole: true", "whole: expected integer, got true"),
+        ("whole: .nan", "whole: expected integer, got NaN"),
+        ("real: .nan", "real: expected number, got NaN"),
+        ("real: .inf", "real: expected number, got Infinity"),
+        ("real: false", "real: expected number, got false"),
+        ("real: 1e-3", 'real: expected number, got "1e-3"'),  # YAML 1.1 wants 1.0e-3
+        ("real: 0", "real: expected more than 0, got 0"),
+        ("whole: 0", "whole: expected at least 1, got 0"),
+        ("wole: 1", "wole: unknown key; did you mean whole?"),
+        ("zzz: 1", "zzz: unknown key; known: deep, real, whole"),
+        ("deep: {there: x}", "deep.here: missing"),
+        ("deep: {here: 1}", "deep.here: expected string, got 1"),
+    ],
+)
+def test_a_fault_names_the_file_that_sets_the_key(text, line, tmp_path):
+    files = [tmp_path / "base.yaml", tmp_path / "mine.yaml", tmp_path / "last.yaml"]
+    for path, content in zip(files, ("{}", text, "other: 1"), strict=True):
+        path.write_text(content + "\n")
+    with pytest.raises(InputError) as error:
+        check(yaml.safe_load(text), SCHEMA, *files)
+    assert str(error.value) == f"{files[1]}: {line}"
 
 
-def test_a_label_does_not_change_what_is_trained():
-    run = Run(CONFIG, ROOT, "config")
-    assert "label" not in run.trained_problems()["den25"]
-    assert "com95" not in run.trained_problems()  # held out
+def test_numbers_as_they_should_be_pass():
+    check({"whole": 3, "real": 2, "deep": {"here": "x"}}, SCHEMA, "a.yaml")
+    check({"real": 1.0e-3}, SCHEMA, "a.yaml")
 
 
-def test_digest_ignores_the_order_of_keys():
-    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})
-
-
-def test_parsing_needs_neither_torch_nor_numpy():
-    code = "import sys, rerg.config, rerg.expressions; print({'torch', 'numpy'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip() == "set()"
+def test_the_nearest_word_is_meant_or_all_are_named():
+    assert closest("rergg", ["red", "rerg"]) == "; did you mean rerg?"
+    assert closest("zzz", ["red", "rerg"]) == "; known: red, rerg"
 
 
 def test_environment_and_package_name_the_same_dependencies():

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from unittest.mock import patch
 
@@ -15,9 +16,12 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from rerg.config import InputError, check, read_yaml
-from rerg.kernels import kernel_size
-from rerg.problems import Problem, batch, generator, kernel_of, load_observations, save_observations
+from rerg.files import read_observed, write_observed
+from rerg.kernels import kernel_of, kernel_size
+from rerg.problems import Problem, batch, from_arrays, generator, to_arrays
+from rerg.specs import ProblemSpec
 
+IDENTITY = ProblemSpec("mine", "identity", noise=2.55, sigma=2.55)
 SIZES = [(40, 40), (37, 53), (48, 31)]
 SCHEMA = ROOT / "workflow" / "schemas" / "problems.schema.yaml"
 
@@ -78,7 +82,7 @@ def test_prox_agrees_with_the_dense_matrix(name):
 def test_blur_is_a_convolution_with_wrapped_boundary(size):
     """An asymmetric kernel, against scipy: no flip, no shift."""
     kernel = np.random.default_rng(0).random((7, 5)) ** 3
-    problem = Problem("blur", PROBLEMS["blur16"])
+    problem = problem_of("blur16")
     problem.__dict__["kernel"] = kernel / kernel.sum()
     x = clean_images(1, *size).double()
     y = problem.physics(size, like=x).A(x)
@@ -89,7 +93,7 @@ def test_blur_is_a_convolution_with_wrapped_boundary(size):
 
 @pytest.mark.parametrize("angle", [0, 30, 120])
 def test_gaussian_kernel_has_its_standard_deviations_along_its_axes(angle):
-    h = kernel_of({"kernel": {"gaussian": [2.4, 1.0], "angle": angle}})
+    h = kernel_of(replace(IDENTITY, kernel={"gaussian": [2.4, 1.0], "angle": angle}))
     u, v = np.mgrid[:25, :25] - 12
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     along, across = c * v - s * u, s * v + c * u  # counter-clockwise, rows point down
@@ -101,12 +105,11 @@ def test_gaussian_kernel_has_its_standard_deviations_along_its_axes(angle):
 @pytest.mark.parametrize("problem", ["sr2", "sr3", "sr4", "sr2g", "sr3g"])
 def test_downsampling_is_centred(problem):
     """The kernel sums to 1, its centre is that of the f x f block, and a ramp stays a ramp."""
-    entry = PROBLEMS[problem]
-    f, h = entry["factor"], kernel_of(entry)
+    f, h = problem_of(problem).factor, problem_of(problem).kernel
     assert h.sum() == pytest.approx(1, abs=1e-12)
     size = (14 * f, 14 * f)
     ramp = torch.arange(size[1], dtype=torch.float64).expand(1, 3, *size)
-    physics = Problem(problem, entry).physics(size, like=ramp)
+    physics = problem_of(problem).physics(size, like=ramp)
     inner = slice(6, 8)  # low-resolution pixels that the wrapped boundary does not reach
     expected = f * torch.arange(14, dtype=torch.float64) + (f - 1) / 2
     down = physics.A(ramp)[..., inner, inner]
@@ -117,7 +120,7 @@ def test_downsampling_is_centred(problem):
 
 def test_bicubic_kernel_is_the_one_of_keys():
     """h(u) = k(u/f) with a = -0.75: k is 1 at 0 and 0 at other integers."""
-    h = kernel_of({"kernel": {"bicubic": -0.75}, "factor": 3})
+    h = kernel_of(replace(IDENTITY, kernel={"bicubic": -0.75}, factor=3))
     row = h[len(h) // 2] / h[len(h) // 2].max()
     middle = row.argmax()
     np.testing.assert_allclose(row[[middle - 6, middle - 3, middle + 3, middle + 6]], 0, atol=1e-12)
@@ -138,10 +141,8 @@ def test_mask_keeps_the_fraction_that_it_promises(problem):
 
 
 def test_noise_stays_out_of_missing_pixels():
-    entry = PROBLEMS["com80"] | {"noise": 25}
-    observation = Problem("noisy", entry).observe(
-        clean_images(1, 37, 53), [generator("test", "noisy", "0")]
-    )
+    noisy = Problem(replace(problem_of("com80").spec, noise=25.0))
+    observation = noisy.observe(clean_images(1, 37, 53), [generator("test", "noisy", "0")])
     missing = observation.physics.mask.expand_as(observation.y) == 0
     assert torch.all(observation.y[missing] == 0) and torch.all(observation.x0[missing] == 0.5)
 
@@ -186,11 +187,11 @@ def test_observations_survive_their_file(tmp_path, name):
         str(i): problem.observe(x[i : i + 1], [generator("set", name, str(i))]) for i in range(2)
     }
     for path in (tmp_path / "a.npz", tmp_path / "b.npz"):
-        save_observations(path, problem, images)
+        write_observed(path, to_arrays(problem, images))
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
-    read, loaded = load_observations(tmp_path / "a.npz")
-    assert (read.name, read.entry, read.sigma) == (name, PROBLEMS[name], problem.sigma)
+    read, loaded = from_arrays(read_observed(tmp_path / "a.npz"))
+    assert read.spec == problem.spec
     for image, observation in images.items():
         z = white(observation.x0.shape, 5)
         for a, b in (
@@ -202,6 +203,20 @@ def test_observations_survive_their_file(tmp_path, name):
             assert torch.equal(a, b)
 
 
+def test_an_observation_that_goes_to_a_device_stays_where_it_is(name):
+    _, x, observation = observed(name, (37, 53), 2)
+    z = white(x.shape, 6)
+    expected = observation.gradient(z), observation.prox(z, 2.0)
+    moved = observation.to("meta")
+    assert moved.y.device.type == moved.prox(z.to("meta"), 2.0).device.type == "meta"
+    for there, here in zip(
+        (observation.gradient(z), observation.prox(z, 2.0)), expected, strict=True
+    ):
+        assert torch.equal(there, here)
+    A = observation.physics.A
+    assert A(z).device.type == "cpu" and observation.to("cpu") is observation
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_same_operator_on_every_device(name):
     _, x, observation = observed(name, (37, 53), 2)
@@ -211,6 +226,11 @@ def test_the_same_operator_on_every_device(name):
         (observation.prox(z, 2.0), moved.prox(z.cuda(), 2.0)),
     ):
         torch.testing.assert_close(there.cpu(), here, rtol=0, atol=1e-5)
+
+
+def spec(entry):
+    """The spec of an entry, with what has a default here."""
+    return ProblemSpec.of("mine", {"operator": "blur", "noise": 0, "sigma": 3, **entry})
 
 
 @pytest.fixture
@@ -228,12 +248,12 @@ def test_kernel_files_are_read_by_index(stored):
     entry = {"operator": "blur", "kernel": {"file": "set", "index": 1}, "noise": 0, "sigma": 3}
     kernels = np.random.default_rng(0).random((2, 5, 7))
     files = stored(*kernels)
-    np.testing.assert_allclose(kernel_of(entry, files), kernels[1] / kernels[1].sum())
-    assert kernel_size(entry, files) == 7
-    assert kernel_size(entry) == 0  # not known before the file is there
+    np.testing.assert_allclose(kernel_of(spec(entry), files), kernels[1] / kernels[1].sum())
+    assert kernel_size(spec(entry), files) == 7
+    assert kernel_size(spec(entry)) == 0  # not known before the file is there
     for asked in (kernel_of, kernel_size):
         with pytest.raises(InputError, match="set has 2 kernels, expected an index below 2, got 2"):
-            asked({"kernel": {"file": "set", "index": 2}}, files)
+            asked(spec({"kernel": {"file": "set", "index": 2}}), files)
 
 
 # Windows
@@ -243,8 +263,8 @@ def test_kernel_files_are_read_by_index(stored):
 @pytest.mark.parametrize(("factor", "angle"), [(1, 0), (1, 45), (4, 0)])
 def test_a_gaussian_of_any_size_keeps_its_standard_deviation(std, factor, angle):
     entry = {"kernel": {"gaussian": std, "angle": angle}, "factor": factor}
-    h = kernel_of(entry)
-    assert len(h) == kernel_size(entry) and len(h) % 2 == 1
+    h = kernel_of(spec(entry))
+    assert len(h) == kernel_size(spec(entry)) and len(h) % 2 == 1
     u = len(h) // 2 - np.arange(len(h)) - (factor - 1) / 2
     variance = (h * (u**2 + u[:, None] ** 2)).sum()
     assert variance == pytest.approx(std[0] ** 2 + std[1] ** 2, rel=2e-3)
@@ -254,8 +274,8 @@ def test_a_gaussian_of_any_size_keeps_its_standard_deviation(std, factor, angle)
 @pytest.mark.parametrize(("factor", "angle"), [(1, 0), (1, 90), (1, 37), (3, 0)])
 def test_a_motion_of_any_length_is_not_cut(length, factor, angle):
     entry = {"kernel": {"motion": length, "angle": angle}, "factor": factor}
-    h = kernel_of(entry)
-    size = kernel_size(entry)
+    h = kernel_of(spec(entry))
+    size = kernel_size(spec(entry))
     assert h.shape == (size, size) and size % 2 == 1 and size <= length + factor + 2
     u = size // 2 - np.arange(size) - (factor - 1) / 2
     u, v = np.meshgrid(u, u, indexing="ij")
@@ -265,13 +285,13 @@ def test_a_motion_of_any_length_is_not_cut(length, factor, angle):
 
 
 def test_the_windows_of_small_kernels_are_those_of_the_field():
-    sizes = {name: kernel_size(entry) for name, entry in PROBLEMS.items()}
+    sizes = {name: kernel_size(spec(entry)) for name, entry in PROBLEMS.items()}
     assert {sizes[name] for name in ("blur16", "aniso2", "sr2g", "sr3g", "motion")} == {25}
     assert (sizes["sr2"], sizes["sr4"], sizes["den15"], sizes["com90"]) == (13, 25, 0, 0)
-    assert kernel_size({"kernel": {"motion": 25}}) == 25
+    assert kernel_size(spec({"kernel": {"motion": 25}})) == 25
     for name, entry in PROBLEMS.items():
         if "kernel" in entry:
-            assert kernel_size(entry, KERNELS) == len(kernel_of(entry, KERNELS)), name
+            assert kernel_size(spec(entry), KERNELS) == len(kernel_of(spec(entry), KERNELS)), name
 
 
 def test_the_size_of_a_window_is_known_without_torch():
@@ -289,8 +309,8 @@ def test_the_size_of_a_window_is_known_without_torch():
         ("blur", {"angle": 30}, "p.kernel: "),
         ("blur", {"motion": 9, "gaussian": [1, 1]}, "p.kernel: "),
         ("blur", {"bicubic": -0.5, "file": "Levin09", "index": 0}, "p.kernel: "),
-        ("blur", {"file": "Levin09"}, "p.kernel: 'index'"),
-        ("blur", {"motion": 9, "index": 0}, "p.kernel: 'file'"),
+        ("blur", {"file": "Levin09"}, "p.kernel: expected an index with a file"),
+        ("blur", {"motion": 9, "index": 0}, "p.kernel: expected an index with a file"),
         ("downsampling", {"bicubic": -0.5, "angle": 30}, "p.kernel: "),
         ("blur", {"file": "Levin09", "index": 0, "angle": 30}, "p.kernel: "),
         ("blur", {"motion": 10**400}, "p.kernel.motion: expected at most 1000"),
@@ -338,7 +358,7 @@ def test_a_name_that_yaml_reads_as_another_type_is_refused(name):
 )
 def test_parameters_that_give_no_kernel_are_refused(kernel):
     with pytest.raises(InputError, match=r"config/problems\.yaml: kernel .*: expected") as error:
-        kernel_of({"kernel": kernel, "factor": 2})
+        kernel_of(spec({"kernel": kernel, "factor": 2}))
     assert "\n" not in str(error.value)
 
 
@@ -359,7 +379,7 @@ def test_parameters_that_give_no_kernel_are_refused(kernel):
 def test_a_stored_kernel_that_is_none_is_refused(stored, kernel, message):
     files = stored(np.ones((3, 3)), kernel)
     with pytest.raises(InputError, match=message) as error:
-        kernel_of({"kernel": {"file": "set", "index": 1}}, files)
+        kernel_of(spec({"kernel": {"file": "set", "index": 1}}), files)
     assert str(error.value).startswith("config/problems.yaml: kernel {'file': 'set', 'index': 1}: ")
 
 
@@ -401,7 +421,7 @@ def test_every_mutation_of_a_problem_is_a_kernel_or_one_line(problem, changes, k
     try:
         with patch("rerg.config.read_yaml", READ_ONCE):
             check({problem: entry}, SCHEMA, "problems.yaml")
-        size, h = kernel_size(entry, KERNELS), kernel_of(entry, KERNELS)
+        size, h = kernel_size(spec(entry), KERNELS), kernel_of(spec(entry), KERNELS)
     except InputError as error:
         assert "\n" not in str(error)
         return

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 COMMAND = ["snakemake", "-n", "--nolock", "--cores", "all", "--profile", "slurm"]
-ON_GPU = ("train", "restore_", "baseline_", "tune")
+ON_GPU = {"train", "tune", "restore", "restore_by_baseline"}
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,9 @@ def test_it_lists_the_jobs_of_the_paper(dry_run):
 
 def test_what_computes_on_a_gpu_asks_for_one(dry_run):
     jobs = re.findall(r"^(localrule|rule) ([\w-]+):\n((?: .*\n)+)", dry_run, re.M)
-    assert {"train", "score_den15"} <= {name for _, name, _ in jobs}
+    assert ON_GPU | {"observe", "score"} <= {name for _, name, _ in jobs}
     for kind, name, about in jobs:
         gpus = re.search(r"\bgpu=(\d+)", about)
-        wanted = 1 if name.startswith(ON_GPU) else 0
+        wanted = int(name in ON_GPU)
         assert (int(gpus[1]) if gpus else 0) == wanted, name
         assert kind == "rule" or not wanted

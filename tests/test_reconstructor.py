@@ -1,5 +1,6 @@
 """The front door: the equilibrium of a linear R against a dense solution, for any physics."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -288,3 +289,14 @@ def test_the_stub_names_what_the_package_has():
     assert all(f"as {name}\n" in stub or f"{name}:" in stub for name in rerg.__all__)
     with pytest.raises(AttributeError):
         _ = rerg.nothing
+
+
+def test_the_python_of_the_page_runs(tmp_path, monkeypatch, capsys):
+    """Of docs/restore-your-image.md, with weights that stand for the shipped ones."""
+    save(tmp_path / "rerg.safetensors", build(SPEC), SPEC, {})
+    monkeypatch.setattr("rerg.reconstructor.SHIPPED", tmp_path)
+    page = (ROOT / "docs" / "restore-your-image.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert names["restored"].shape == names["x"].shape and "tensor" in capsys.readouterr().out

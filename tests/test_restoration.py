@@ -1,6 +1,5 @@
-"""Restoring an observation file: batches, statistics, traces, the bound, and failures."""
+"""Restoring observations: batches, statistics, traces, the bound, and failures."""
 
-import json
 import math
 
 import numpy as np
@@ -12,10 +11,11 @@ from torch import nn
 
 import rerg.restoration
 from rerg.bound import rms
+from rerg.maps import ProximalGradient
+from rerg.models import Model, build, start_from
 from rerg.problems import generator
+from rerg.registry import load
 from rerg.restoration import Trace, batches, measure_bound, psnr, restore, trace_grid
-from rerg.training import build_networks, start_from
-from rerg.variants import restoring_map
 
 FAST = {"iterations": 60, "tolerance": 1e-4}
 
@@ -34,47 +34,48 @@ def three(problem="sr2"):
 
 def restored(networks, observations, truth=None, variant="rg1", **settings):
     settings = {"solver": "fast", "options": FAST, "batch_size": 8, "bound_iterates": 5} | settings
-    arrays = restore(variant, networks, observations, scale=400, truth=truth, **settings)
-    return arrays, json.loads(str(arrays["stats"]))
+    model = Model(networks, spec_of(variant, 10), {})
+    return restore(model, observations, truth=truth, **settings)
 
 
-def test_arrays_statistics_and_traces(trained):
+def test_images_statistics_and_traces(trained):
     observations, truth = three()
-    arrays, stats = restored(trained, observations, truth)
-    assert set(arrays) == {"stats", *truth, *(f"{name}.trace" for name in truth)}
+    found = restored(trained, observations, truth)
+    assert list(found.images) == list(found.stats) == list(found.traces) == list(truth)
     for name, x in truth.items():
-        assert arrays[name].shape == x.shape and arrays[name].dtype == np.float32
-        entry, trace = stats[name], arrays[f"{name}.trace"]
+        image, entry, trace = found.images[name], found.stats[name], found.traces[name]
+        assert image.shape == x.shape and image.dtype == np.float32
         assert entry["converged"] is True and 0 < entry["residual"] <= 1e-4
         assert entry["network_evaluations"] == entry["iterations"] < 60
-        quality = peak_signal_noise_ratio(x.numpy(), arrays[name], data_range=1)
+        quality = peak_signal_noise_ratio(x.numpy(), image, data_range=1)
         assert trace[-1, 0] == entry["iterations"] and trace[0, 0] == 0
         assert trace[-1, 2] == pytest.approx(quality, abs=1e-3)
         assert trace[0, 2] == pytest.approx(psnr(observations[name].x0, x[None]).item(), abs=1e-3)
         assert np.all(np.diff(trace[:, 0]) > 0)
         assert entry["bound_violations"] == 0 and entry["error"] <= entry["bound"]
-        error = math.sqrt(np.mean((arrays[name] - x.numpy()) ** 2))
+        error = math.sqrt(np.mean((image - x.numpy()) ** 2))
         assert entry["error"] == pytest.approx(error, rel=1e-4)
 
 
 def test_the_ground_truth_changes_no_restoration(trained):
     observations, truth = three()
-    with_truth, _ = restored(trained, observations, truth)
-    without, stats = restored(trained, observations)
+    informed, blind = restored(trained, observations, truth), restored(trained, observations)
     for name in truth:
-        assert np.array_equal(with_truth[name], without[name])
-        assert f"{name}.trace" not in without and "bound" not in stats[name]
+        assert np.array_equal(informed.images[name], blind.images[name])
+        assert "bound" in informed.stats[name] and "bound" not in blind.stats[name]
+    assert not blind.traces
 
 
 @pytest.mark.parametrize("problem", ["sr2", "com80"])
 def test_a_batch_restores_as_its_images_alone(problem, trained):
     """Each image stops on its own: the batch's size changes rounding, not the restoration."""
     observations, truth = three(problem)
-    together, stats = restored(trained, observations, truth)
-    alone, alone_stats = restored(trained, observations, truth, batch_size=1)
+    together = restored(trained, observations, truth)
+    alone = restored(trained, observations, truth, batch_size=1)
     for name in truth:
-        np.testing.assert_allclose(together[name], alone[name], atol=2e-4)
-        assert abs(stats[name]["iterations"] - alone_stats[name]["iterations"]) <= 1
+        np.testing.assert_allclose(together.images[name], alone.images[name], atol=2e-4)
+        iterations = (found.stats[name]["iterations"] for found in (together, alone))
+        assert abs(next(iterations) - next(iterations)) <= 1
 
 
 def test_batches_hold_equal_sizes():
@@ -91,13 +92,13 @@ def test_a_killed_job_goes_on_with_the_images_left(trained, tmp_path, monkeypatc
             truth[f"{i}"][None], [generator("test", "com80", f"{i}")]
         )
     settings = {"partial": tmp_path / "partial", "batch_size": 2}
-    expected, _ = restored(trained, observations, truth, batch_size=2)
+    expected = restored(trained, observations, truth, batch_size=2)
     done, real = [], rerg.restoration.restore_batch
 
     def counted(*arguments):
         if sum(done) >= 2:
             raise KeyboardInterrupt
-        done.append(len(arguments[2].y))
+        done.append(len(arguments[1].y))
         return real(*arguments)
 
     monkeypatch.setattr(rerg.restoration, "restore_batch", counted)
@@ -110,11 +111,11 @@ def test_a_killed_job_goes_on_with_the_images_left(trained, tmp_path, monkeypatc
         restored(trained, observations, truth, key="a", **settings)
     assert done == [2] and len(list((tmp_path / "partial").glob("*.npz"))) == 4
     done.clear()
-    arrays, stats = restored(trained, observations, truth, key="a", **settings)
-    assert done == [1] and list(stats) == list(truth)
-    assert set(arrays) == set(expected)
-    for key in set(arrays) - {"stats"}:
-        np.testing.assert_array_equal(arrays[key], expected[key])
+    found = restored(trained, observations, truth, key="a", **settings)
+    assert done == [1] and list(found.stats) == list(truth)
+    for name in truth:
+        np.testing.assert_array_equal(found.images[name], expected.images[name])
+        np.testing.assert_array_equal(found.traces[name], expected.traces[name])
     done.clear()
     with pytest.raises(KeyboardInterrupt):  # another key starts anew
         restored(trained, observations, truth, key="b", **settings)
@@ -131,26 +132,30 @@ def test_a_killed_job_goes_on_with_the_images_left(trained, tmp_path, monkeypatc
 )
 def test_solvers_differ_and_keep_their_fields(solver, options, trained):
     observations, truth = three()
-    arrays, stats = restored(trained, observations, truth, solver=solver, options=options)
-    entry = stats["image0"]
+    found = restored(trained, observations, truth, solver=solver, options=options)
+    entry = found.stats["image0"]
     assert entry["converged"] is {"fast": True, "gd": False, "adam": None}[solver]
-    assert entry["iterations"] == 60 or solver != "gd"
+    if solver == "fast":
+        assert entry["iterations"] < 60
+    else:
+        assert entry["iterations"] == options["iterations"]
     assert ("bound" in entry) == (solver == "fast")
-    assert psnr(torch.from_numpy(arrays["image0"])[None], truth["image0"][None]) > 20
+    assert psnr(torch.from_numpy(found.images["image0"])[None], truth["image0"][None]) > 20
 
 
 def test_mtdeq_restores_and_has_no_bound(trained):
-    networks = build_networks(spec_of("mtdeq", 10))
+    networks = build(spec_of("mtdeq", 10))
     start_from(networks, trained)
     networks.requires_grad_(False)
     observations, truth = three()
-    arrays, stats = restored(networks, observations, truth, variant="mtdeq")
-    assert not any(key.startswith("bound") for key in stats["image0"])
-    T = restoring_map("mtdeq", networks, observations["image2"], 400, "fast")
-    x = torch.from_numpy(arrays["image2"])[None]
-    F_gradient = observations["image2"].gradient(x)
-    z = x + F_gradient / (400 * observations["image2"].weight)  # x = prox(z)
-    torch.testing.assert_close(T.restoration(z), x, rtol=0, atol=1e-4)
+    found = restored(networks, observations, truth, variant="mtdeq")
+    assert not any(key.startswith("bound") for key in found.stats["image0"])
+    observation = observations["image2"]
+    x = torch.from_numpy(found.images["image2"])[None]
+    z = x + observation.gradient(x) / (400 * observation.weight)  # x = prox(z)
+    u = 2 * x - z
+    denoised = u - networks["denoiser"](u, observation.sigma)
+    assert (denoised - x).norm() < 1e-3 * x.norm()  # D(2x - z) = x at the fixed point
 
 
 class Repelling(nn.Module):
@@ -172,18 +177,19 @@ def test_a_diverging_rg_is_seen_and_leaves_finite_scores(solver, gain):
     options = {"iterations": 100, "tolerance": 1e-4}
     if solver == "adam":
         options = {"iterations": 30, "learning_rate": 0.01}
-    arrays, stats = restored(networks, observations, truth, solver=solver, options=options)
+    found = restored(networks, observations, truth, solver=solver, options=options)
     for name, x in truth.items():
-        assert np.isfinite(arrays[name]).all()
-        assert math.isfinite(psnr(torch.from_numpy(arrays[name])[None], x[None]).item())
-        assert stats[name]["converged"] is (None if solver == "adam" else False)
-        assert stats[name].get("bound") is None
-        assert np.isfinite(arrays[f"{name}.trace"][:, 2]).all()
+        image, entry = found.images[name], found.stats[name]
+        assert np.isfinite(image).all()
+        assert math.isfinite(psnr(torch.from_numpy(image)[None], x[None]).item())
+        assert entry["converged"] is (None if solver == "adam" else False)
+        assert entry.get("bound") is None
+        assert np.isfinite(found.traces[name][:, 2]).all()
 
 
 def test_bound_is_empty_where_the_map_does_not_contract():
     truth, observation = observe("den50", 24, 24)
-    T = restoring_map("rg1", nn.ModuleDict({"rg": Repelling()}), observation, 400, "fast")
+    T = ProximalGradient(Repelling(), observation, 400)
     (row,) = measure_bound(T, observation.x0, truth, 5)
     assert row["bound_q"] >= 1 and row["bound"] is None
     assert row["bound_iterates"] == 0 and row["bound_violations"] == 0
@@ -198,9 +204,9 @@ def test_trace_grid_is_logarithmic_and_ends_with_the_last():
 
 def test_trace_of_an_image_ends_where_it_stopped(trained):
     truth, observation = observe("den15", 28, 32, 2)
-    T = restoring_map("rg1", trained, observation, 400, "fast")
+    T = ProximalGradient(trained["rg"], observation, 400)
     trace = Trace(T, truth, 60)
-    solution = rerg.restoration.solve(T, "fast", FAST, trace)
+    solution = load("solvers", "fast").solve(T, watch=trace, **FAST)
     for i in range(2):
         rows = trace.of(i, solution)
         assert rows[-1, 0] == solution.evaluations[i]

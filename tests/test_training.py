@@ -145,7 +145,7 @@ def job(trained, tmp_path):
     )
 
 
-def test_a_job_resumes_with_its_images_and_its_start_alone(job, trained, tmp_path):
+def test_a_job_resumes_with_its_images_and_its_start_alone(job, tmp_path):
     networks, _ = train_job(job)
     assert equal(networks, train_job(job)[0])  # from its checkpoint
     with pytest.raises(InputError, match=r"checkpoint of another config: images is "):

@@ -2,18 +2,34 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import clean_images, problem_of
+from conftest import clean_images, problem_of, spec_of, write_images
 
 from rerg import figures
-from rerg.baselines import restore
+from rerg.baselines import Baseline, restore
+from rerg.models import Model
 from rerg.problems import generator
-from rerg.tuning import GAIN, STEPS, best, on_edge, search, summary, tune
+from rerg.registry import variants
+from rerg.tuning import (
+    GAIN,
+    STEPS,
+    Validation,
+    baseline_trial,
+    best,
+    model_trial,
+    on_edge,
+    read_trials,
+    search,
+    summary,
+    tune,
+)
 
+DEN25, SR2 = problem_of("den25").spec, problem_of("sr2").spec
 GRID = {"sigma_factor": [0.5, 1, 2]}
 
 
@@ -60,25 +76,46 @@ def test_search_of_two_parameters_and_of_values_that_are_not_numbers():
 def test_trials_are_kept_not_repeated_and_the_best_is_read(tmp_path):
     path, called = tmp_path / "m.csv", []
 
-    def trial(problem, parameters):
-        called.append((problem, parameters["sigma_factor"]))
-        if problem == "sr2":
+    def trial(spec, parameters):
+        called.append((spec.name, parameters["sigma_factor"]))
+        if spec.name == "sr2":
             return {"failed": 'crashed, "here"'}
         return {"psnr": 30 + peak(0.8)(parameters), "network_evaluations": 3.0}
 
-    tune(path, ["den25", "sr2"], GRID, 2, lambda problem: "abc", trial)
+    tune(path, [DEN25, SR2], GRID, 2, "abc", trial)
     count, content = len(called), path.read_bytes()
-    assert len(pd.read_csv(path)) == count == len(set(called))
+    table = read_trials(path)
+    assert len(table) == count == len(set(called))
+    assert set(table[table["problem"] == "sr2"]["failed"]) == {'crashed, "here"'}
     assert best(path, "den25") == {"sigma_factor": 0.7071}
     assert best(path, "sr2") == {}
-    tune(path, ["den25", "sr2"], GRID, 2, lambda problem: "abc", trial)
+    tune(path, [DEN25, SR2], GRID, 2, "abc", trial)
     assert len(called) == count and path.read_bytes() == content
-    tune(path, ["den25", "sr2"], GRID, 3, lambda problem: "abc", trial)
+    tune(path, [DEN25, SR2], GRID, 3, "abc", trial)
     assert best(path, "den25") == {"sigma_factor": 0.8409}
     assert count < len(called) < 2 * count
     count = len(called)
-    tune(path, ["den25"], GRID, 2, lambda problem: "another model", trial)
-    assert len(called) == count + 5 == count + len(pd.read_csv(path))
+    tune(path, [DEN25], GRID, 2, "another model", trial)
+    assert len(called) == count + 5 == count + len(read_trials(path))
+    count = len(called)
+    tune(path, [replace(DEN25, noise=26.0)], GRID, 2, "another model", trial)
+    assert len(called) == count + 5
+
+
+def test_names_in_a_table_of_trials_are_text(tmp_path):
+    """A problem may be called 1e3, nan or NA, and a reason too."""
+    path, names = tmp_path / "m.csv", ["1e3", "nan", "NA"]
+
+    def trial(spec, parameters):
+        del parameters
+        return {"failed": "nan"} if spec.name == "nan" else {"psnr": 20.0}
+
+    tune(path, [replace(DEN25, name=name) for name in names], GRID, 1, "abc", trial)
+    table = read_trials(path)
+    assert list(dict.fromkeys(table["problem"])) == names
+    assert set(table.loc[table["problem"] == "nan", "failed"]) == {"nan"}
+    assert best(path, "1e3") == best(path, "NA") == {"sigma_factor": 0.5}
+    assert best(path, "nan") == {}
 
 
 def test_the_factor_multiplies_sigma_and_the_summary_is_the_mean_psnr():
@@ -93,12 +130,53 @@ def test_the_factor_multiplies_sigma_and_the_summary_is_the_mean_psnr():
         seen.append(sigma)
         return x0
 
-    arrays = restore(function, observations, {"sigma_factor": 0.5})
+    baseline = Baseline(function, {"sigma_factor": 2.0}, None, 60)
+    restored = restore(baseline, observations, {"sigma_factor": 0.5})
     assert seen == [0.5 * 25 / 255] * 2
-    row = summary(arrays, {i: x[0] for i, x in truth.items()})
+    row = summary(restored, {i: x[0] for i, x in truth.items()})
     errors = [torch.mean((observations[i].y - x) ** 2).item() for i, x in truth.items()]
     assert row["psnr"] == pytest.approx(np.mean([-10 * math.log10(e) for e in errors]), rel=1e-5)
     assert row["network_evaluations"] is None
+    restore(baseline, observations)
+    assert seen[2:] == [2 * 25 / 255] * 2  # as declared
+
+
+@pytest.fixture
+def validation(tmp_path):
+    paths = {name: tmp_path / f"{name}.h5" for name in ("a", "b")}
+    for seed, path in enumerate(paths.values()):
+        write_images(path, clean_images(2, 26, 24, seed))
+    return Validation(paths, count=3, kernels={}, device="cpu")
+
+
+def test_validation_takes_the_first_images_with_the_noise_of_their_names(validation):
+    observed, truth = validation.observe(SR2)
+    assert list(observed) == list(truth) == ["a/0", "a/1", "b/0"]
+    again, _ = replace(validation, count=1).observe(SR2)
+    assert torch.equal(again["a/0"].y, observed["a/0"].y)
+    noise = observed["b/0"].y - observed["b/0"].physics.A(truth["b/0"][None])
+    drawn = generator("b", "sr2", "0").standard_normal(noise.shape[1:], dtype=np.float32)
+    torch.testing.assert_close(noise[0], torch.from_numpy(drawn) * 2.55 / 255, rtol=0, atol=1e-6)
+
+
+def test_a_trial_of_a_model_restores_with_the_factor(validation, trained):
+    model = Model(trained, spec_of("rg1", 10), {})
+    trial = model_trial(model, validation, {"iterations": 40, "tolerance": 1e-3}, 4)
+    rows = {factor: trial(DEN25, {"sigma_factor": factor}) for factor in (0.3, 1)}
+    assert rows[1]["psnr"] > rows[0.3]["psnr"] + 1
+    assert 0 < rows[1]["network_evaluations"] <= 40
+
+
+def test_a_trial_of_a_baseline_that_fails_is_a_row(validation):
+    def function(y, physics, sigma, x0, shift):
+        if shift > 1:
+            raise ValueError("too far")
+        return x0 + shift
+
+    trial = baseline_trial(lambda: Baseline(function, {"shift": 0}, None, 60), validation, 60, 4)
+    assert trial(DEN25, {"shift": 2.0}) == {"failed": "ValueError: too far"}
+    near, far = (trial(DEN25, {"shift": shift})["psnr"] for shift in (0.0, 0.5))
+    assert near == pytest.approx(-20 * math.log10(25 / 255), abs=0.3) and far < 7
 
 
 def test_the_figure_marks_the_best_hollow_where_it_is_on_the_edge():
@@ -122,7 +200,7 @@ def test_the_figure_marks_the_best_hollow_where_it_is_on_the_edge():
     curve, best_rg, _, best_tv = ax.lines
     assert list(curve.get_xdata()) == [1, 2, 4]
     assert best_rg.get_xydata().tolist() == [[2, 22]]
-    assert best_rg.get_markerfacecolor() == figures.COLORS["rg"]
+    assert best_rg.get_markerfacecolor() == variants()["rg"].color
     assert best_tv.get_xydata().tolist() == [[2, 19]]  # 8, relative to 4
     assert best_tv.get_markerfacecolor() == "white"
     assert ax.get_ylim()[0] == 19 - 1  # the lowest of the best values, less 1 dB

@@ -36,11 +36,11 @@ def kernels_of(problems):
 
 def seed_of(name, seed):
     """A seed of the run for what is trained, `all` for what is not."""
-    return seed if run.variant_of(name) else "all"
+    return seed if str(seed) in run.seeds_of(name) else "all"
 
 
 def weights_of(wildcards):
-    """The model under a method, if it has one."""
+    """The model under a method, trained or published, if it has one."""
     variant = run.variant_of(wildcards.method)
     return (
         [f"<results>/models/{wildcards.seed}/{variant}.safetensors"] if variant else []
@@ -54,9 +54,10 @@ def tuning_of(wildcards):
 
 
 def spec_of(wildcards):
-    """The spec of the model under a method."""
+    """The spec of the model under a method; that of a published one is not for us to say."""
     variant = run.variant_of(wildcards.method)
-    return run.model_spec(variant, int(wildcards.seed)) if variant else None
+    trained = variant in run.config["variants"]
+    return run.model_spec(variant, int(wildcards.seed)) if trained else None
 
 
 def settings_of(wildcards):
@@ -100,6 +101,10 @@ def specs_of_batch(wildcards):
 
 
 # Models
+def entry_of_weights(wildcards):
+    return run.weights[wildcards.published]
+
+
 def start_of(wildcards):
     start = run.config["variants"][wildcards.variant].get("start")
     return [f"<results>/models/{wildcards.seed}/{start}.safetensors"] if start else []

@@ -14,6 +14,7 @@ rule inputs:
     input:
         expand("<results>/images/{dataset}.lock", dataset=IMAGE_SETS + KERNEL_SETS),
         "<results>/images/lpips.safetensors",
+        expand("<results>/models/all/{published}.json", published=run.published()),
 
 
 rule fetch:

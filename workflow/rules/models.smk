@@ -1,9 +1,36 @@
 # Models: one training per variant and seed, by the same loop; all but the warm start begin from it.
+# Published weights lie beside them, with the seed `all`.
 TRAINING = run.config["training"]
 NODES = TRAINING["nodes"]
 # Over several nodes srun starts the processes, called by the script (Snakemake's `mpi`): a task of
 # the job is a node's share.
 SEVERAL_NODES = {"nodes": NODES, "tasks": NODES, "tasks_per_gpu": 0, "mpi": "srun"}
+
+
+localrules:
+    fetch_weights,
+
+
+wildcard_constraints:
+    published="|".join(run.weights),
+
+
+rule fetch_weights:
+    """Published weights, checked to the byte and held against their architecture."""
+    output:
+        weights="<results>/models/all/{published}.safetensors",
+        about="<results>/models/all/{published}.json",
+        # updated, not replaced: a digest locked on first sight holds for every later fetch
+        lock=update("<results>/models/all/{published}.lock"),
+    log:
+        "<results>/logs/fetch_weights/{published}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        entry=entry_of_weights,
+        code=code_of("fetch_weights.py"),
+    script:
+        "../scripts/fetch_weights.py"
 
 
 rule train:

@@ -13,6 +13,9 @@ if not run.config["stored"]:
                 seed=run.seeds,
                 variant=run.variants(),
             ),
+            published=expand(
+                "<results>/models/all/{published}.json", published=run.published()
+            ),
         output:
             report(
                 PROVENANCE,
@@ -30,6 +33,7 @@ if not run.config["stored"]:
                 "problems": run.problems,
                 "methods": run.methods,
                 "datasets": run.datasets,
+                "weights": run.weights,
             },
             code=code_of("provenance.py"),
         script:

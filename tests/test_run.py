@@ -1,0 +1,218 @@
+"""A run: bad configurations in one line, and what its rules ask of a good one."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from rerg.config import InputError
+from rerg.registry import solvers, variants
+from rerg.run import Run, trained_methods
+from rerg.specs import digest
+
+CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+
+
+def changed(path: str, value: object) -> dict:
+    """The default config with another value at a dotted key."""
+    config = copy.deepcopy(CONFIG)
+    *parents, key = path.split(".")
+    entry = config
+    for parent in parents:
+        entry = entry[parent]
+    entry[key] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("sed", 1, "sed: unknown key; did you mean seeds?"),
+        ("training.stepz", 1, "training.stepz: unknown key"),
+        ("variants.rerg.betta", 0.1, "variants.rerg.betta: unknown key; did you mean beta?"),
+        ("seeds", ["zero"], 'seeds.0: expected integer, got "zero"'),
+        ("seeds", [], "seeds: "),
+        ("seeds", [1, 1], "seeds: "),
+        ("variants.rerg.beta", float("nan"), "variants.rerg.beta: expected number, got NaN"),
+        ("variants.rerg.evaluations", 100.0, "evaluations: expected integer, got 100.0"),
+        ("variants.rg1.beta", 0.1, "variants.rg1.beta: unknown key"),
+        ("variants.rergg", {}, "variants.rergg: unknown key; did you mean rerg?"),
+        ("variants.red.start", "red", "variants.red.start: expected a variant that starts from no"),
+        ("variants.rg.start", "rg1", "variants.rg.start: expected a variant that starts from no"),
+        ("variants.rg.start", "rgg", "variants: unknown variant rgg; did you mean rg?"),
+        ("solvers.gd.toleranse", 1, "solvers.gd.toleranse: unknown key; did you mean tolerance?"),
+        ("solvers.fast", {"iterations": 5}, "solvers.fast.tolerance: missing"),
+        ("solvers.fast.iterations", 5.0, "solvers.fast.iterations: expected integer, got 5.0"),
+        ("solvers.adam.learning_rate", 0, "learning_rate: expected more than 0, got 0"),
+        ("training.batch", 0, "training.batch: expected at least 1, got 0"),
+        ("training.nodes", 3, "training.batch: expected a multiple of training.processes x"),
+        ("device", "gpu", "device: expected one of cpu, cuda"),
+        ("run", "../up", "run: expected a name of the form"),
+        ("network.channels", [8, 8], "network.channels: "),
+        ("methods", ["rergg"], "methods: unknown method rergg; did you mean rerg?"),
+        ("problems", ["den26"], "problems: unknown problem den26; did you mean den25?"),
+        ("datasets.test", ["set6"], "datasets.test: unknown dataset set6; did you mean set5?"),
+        ("datasets.test", ["embedded-train"], "datasets.test: embedded-train is for train, not"),
+        ("examples", ["sr4"], "examples: unknown problem sr4"),
+        ("baselines", ["no/such/folder"], "no/such/folder: no such folder"),
+    ],
+)
+def test_a_fault_is_one_line(key, value, line):
+    with pytest.raises(InputError) as error:
+        Run(changed(key, value), ROOT, "mine.yaml")
+    text = str(error.value)
+    assert line in text and "\n" not in text
+    assert text.startswith(("mine.yaml: ", "baselines: "))
+
+
+def test_a_missing_key_is_named():
+    config = copy.deepcopy(CONFIG)
+    del config["solvers"]
+    with pytest.raises(InputError, match=r"^mine.yaml: solvers: missing$"):
+        Run(config, ROOT, "mine.yaml")
+
+
+def test_snakemake_stops_with_that_line_before_any_job(tmp_path):
+    (tmp_path / "mine.yaml").write_text("trainin: {}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "-n", "--configfile", tmp_path / "mine.yaml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    *notes, line = done.stderr.strip().splitlines()
+    assert line == f"{tmp_path}/mine.yaml: trainin: unknown key; did you mean training?"
+    assert all(note.startswith("Config file ") for note in notes)  # Snakemake's own
+
+
+def test_every_shipped_config_is_sound():
+    for name in ("config", "paper"):
+        config = {**CONFIG, **yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())}
+        assert Run(config, ROOT, name).problems_of("rerg") == config["problems"]
+
+
+@pytest.fixture(scope="module")
+def run():
+    return Run(CONFIG, ROOT, "config")
+
+
+def test_comparisons_restore_their_problems_only(run):
+    block = CONFIG["comparisons"][0]
+    assert run.problems_of(block["methods"][0]) == block["problems"] == ["com90"]
+    assert "rg-adam" in run.methods_of("com90") and "rg-adam" not in run.methods_of("den15")
+    batch = run.batch_of("com90")
+    assert run.problems_in("rg-adam", batch) == ["com90"]
+    assert len(run.problems_in("rg", batch)) > 1
+
+
+def test_problems_are_grouped_in_their_order():
+    problems = CONFIG["problems"]
+    for n in (1, 3, len(problems), 100):
+        run = Run(changed("problems_per_job", n), ROOT, "config")
+        assert [p for group in run.batches.values() for p in group] == problems
+        for name, group in run.batches.items():
+            assert len(group) <= n
+            assert name == (f"{group[0]}-{group[-1]}" if len(group) > 1 else group[0])
+            assert all(run.batch_of(problem) == name for problem in group)
+
+
+def test_every_variant_restores_by_every_solver_that_can():
+    methods = trained_methods()
+    expected = set()
+    for name, about in variants().items():
+        for solver in about.solvers or solvers():
+            expected.add((name, solver))
+    assert {(m["variant"], m["solver"]) for m in methods.values()} == expected
+    assert methods["rerg"]["solver"] == "fast" and methods["rerg-gd"]["solver"] == "gd"
+    assert methods["rerg"]["label"] == "RERG" and methods["rerg-gd"]["label"] == "RERG, GD"
+    assert "mtdeq-gd" not in methods
+
+
+def test_the_seeds_are_those_of_what_is_trained():
+    run = Run(changed("seeds", [0, 7]), ROOT, "config")
+    assert run.seeds_of("rerg") == run.seeds_of("pnp-admm") == run.seeds_of("dpir") == ["0", "7"]
+    assert run.seeds_of("tv") == run.seeds_of("dpir-drunet") == ["all"]
+    assert run.model_spec("rerg", 7).seed == 7
+
+
+def test_a_run_trains_what_its_methods_need_and_where_these_start():
+    config = {**CONFIG, "methods": ["tv", "dpir", "mtdeq"], "comparisons": []}
+    assert Run(config, ROOT, "config").variants() == ["red", "rg", "mtdeq"]
+    assert Run({**config, "methods": ["tv"]}, ROOT, "config").variants() == []
+
+
+def test_a_table_of_trials_is_about_the_problems_of_its_methods():
+    config = {**CONFIG, "methods": ["tv", "wiener"], "problems": ["den25", "sr2", "com80"]}
+    config |= {"comparisons": [{"methods": ["rerg-gd", "rerg"], "problems": ["com80", "den25"]}]}
+    run = Run({**config, "examples": []}, ROOT, "config")
+    assert run.tuned("rerg-gd") == run.tuned("rerg") == "rerg"
+    assert run.tuned_problems("rerg") == ["den25", "com80"]
+    assert run.tuned_problems("tv") == ["den25", "sr2", "com80"]
+    assert run.tuned_problems("wiener") == ["den25"]  # all that it can do
+    config["tuning"] = {**CONFIG["tuning"], "rounds": 0}
+    assert Run({**config, "examples": []}, ROOT, "config").tuned("rerg") is None
+
+
+def test_a_problem_states_options_of_a_solver_and_the_solver_the_rest(run):
+    assert run.options("rg-adam", "com90") == {"iterations": 300, "learning_rate": 0.025}
+    assert run.options("rg-adam", "den25") == CONFIG["solvers"]["adam"]
+    assert run.options("rerg", "com90") == CONFIG["solvers"]["fast"]
+
+
+def test_what_does_not_change_a_model_does_not_change_its_spec(run):
+    spec = run.model_spec("rerg", 0)
+    for path, value in {
+        "training.runtime": 7,
+        "training.log_every": 7,
+        "variants.rerg.threads": 7,
+        "variants.rg.evaluations": 7,
+        "solvers.fast.iterations": 7,
+        "restoration.batch": 7,
+        "methods": ["rerg"],
+    }.items():
+        assert Run(changed(path, value), ROOT, "config").model_spec("rerg", 0) == spec
+
+
+def test_what_changes_a_model_changes_its_spec(run):
+    digests = {digest(run.model_spec("rerg", 0)), digest(run.model_spec("rerg", 1))}
+    changes = {
+        "training.crop": 32,
+        "training.batch": 8,
+        "training.clip": 2.0,
+        "training.precision": "bf16",
+        "variants.rerg.evaluations": 7,
+        "variants.rerg.learning_rate": 0.1,
+        "variants.rerg.halve_every": 5,
+        "variants.rerg.beta": 0.7,
+        "network.blocks": 2,
+        "equilibrium.lost_above": 0.5,
+        "problems": CONFIG["problems"][::-1],
+    }
+    for path, value in changes.items():
+        digests.add(digest(Run(changed(path, value), ROOT, "config").model_spec("rerg", 0)))
+    assert len(digests) == 2 + len(changes)
+
+
+def test_held_out_problems_are_not_trained_on(run):
+    names = [problem.name for problem in run.model_spec("rerg", 0).problems]
+    assert names == run.trained_problems() == [p for p in CONFIG["problems"] if p != "com95"]
+
+
+def test_a_parameter_that_the_config_leaves_out_has_its_default():
+    config = copy.deepcopy(CONFIG)
+    del config["variants"]["rerg"]["beta"]
+    spec = Run(config, ROOT, "config").model_spec("rerg", 0)
+    assert spec.parameters == dict(variants()["rerg"].parameters)
+    assert Run(config, ROOT, "config").model_spec("red", 0).parameters == {}
+
+
+def test_parsing_needs_neither_torch_nor_numpy():
+    modules = "rerg.run, rerg.code, rerg.expressions"
+    code = f"import sys, {modules}; print({{'torch', 'numpy'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
