@@ -59,17 +59,21 @@ class Iterate:
         self.x = torch.where(chosen.reshape(-1, 1, 1, 1), x.detach(), self.x)
 
 
-def probes(truth: Tensor, x0: Tensor, rng, iterate: Tensor) -> Tensor:
+def probes(
+    truth: Tensor, x0: Tensor, rng, iterate: Tensor, noise: Tensor | None = None
+) -> Tensor:
     """Perturbations e (B, 3, H, W) at which the radial factor is probed in training, one an image.
 
     Half of them lead to an iterate of the solver. The others are in equal shares: white noise of
     standard deviation U(0, 50/255); t (x_0 - x̂) with t ~ U(0, 1); the second plus 0.3 of the first.
+    noise: standard normal, where it was drawn ahead.
     """
 
     def uniform() -> Tensor:
         return torch.from_numpy(rng.uniform(0, 1, (len(truth), 1, 1, 1))).to(truth)
 
-    noise = torch.from_numpy(rng.standard_normal(truth.shape, dtype="float32")).to(truth)
+    if noise is None:
+        noise = torch.from_numpy(rng.standard_normal(truth.shape, dtype="float32")).to(truth)
     white, radial = LEVEL * uniform() * noise, uniform() * (x0 - truth)
     kind = uniform()
     e = torch.where(kind < 1 / 3, white, torch.where(kind < 2 / 3, radial, radial + 0.3 * white))

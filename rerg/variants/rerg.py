@@ -24,7 +24,7 @@ def loss(networks: nn.ModuleDict, batch: Batch, spec: ModelSpec) -> tuple[Tensor
     T = ProximalGradient(networks["rg"], batch.observation, spec.scale)
     path = Iterate(T.start(), batch.rng, spec.equilibrium.iterations)
     error, log = reconstruction_loss(T, batch, spec.equilibrium, watch=path)
-    e = probes(batch.truth, batch.observation.x0, batch.rng, path.x)
+    e = probes(batch.truth, batch.observation.x0, batch.rng, path.x, batch.noise)
     bound = surrogate(T, batch.truth, e)
     log["bound"] = bound.item()
     return spec.parameters["beta"] * bound + (0 if error is None else error), log

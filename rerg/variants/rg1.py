@@ -24,6 +24,6 @@ def loss(networks: nn.ModuleDict, batch: Batch, spec: ModelSpec) -> tuple[Tensor
     tolerance = spec.equilibrium.tolerance
     with torch.no_grad():
         fast.solve(T, iterations=STEPS, tolerance=tolerance, watch=path)
-    e = probes(batch.truth, batch.observation.x0, batch.rng, path.x)
+    e = probes(batch.truth, batch.observation.x0, batch.rng, path.x, batch.noise)
     bound = surrogate(T, batch.truth, e)
     return bound, {"error": bound.exp().item()}
