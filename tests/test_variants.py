@@ -166,7 +166,7 @@ def test_lost_images_are_left_out(kind):
 
     def N(x):
         repels = torch.arange(len(x)).view(-1, 1, 1, 1) == 1
-        return torch.where(repels, -9 * x - 1, x - batch.truth[:1])
+        return torch.where(repels, -9 * x.abs() - 1, x - batch.truth[:1])
 
     def sound(x):
         return x - batch.truth[:1]
