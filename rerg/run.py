@@ -49,16 +49,12 @@ def find_baselines(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def lacks(settings: Mapping) -> str:
-    """What a method needs and this machine lacks, in words; "" where it lacks nothing.
-
-    settings: of the method; a denoiser that is no variant is a file.
-    """
-    needs, denoiser = settings.get("needs", {}), settings.get("denoiser", "")
-    files = needs.get("files", []) + [denoiser] * (denoiser not in ("", *variants()))
+    """What a method with these settings needs and this machine lacks, in words, or ""."""
+    needs = {"programs": [], "packages": [], "files": [], **settings.get("needs", {})}
     missing = [
-        *(f"the program {name}" for name in needs.get("programs", []) if not shutil.which(name)),
-        *(f"the package {name}" for name in needs.get("packages", []) if not find_spec(name)),
-        *(f"the file {name}" for name in files if not Path(os.path.expandvars(name)).exists()),
+        *(f"the program {name}" for name in needs["programs"] if not shutil.which(name)),
+        *(f"the package {name}" for name in needs["packages"] if not find_spec(name)),
+        *(f"the file {f}" for f in needs["files"] if not Path(os.path.expandvars(f)).exists()),
     ]
     return " and ".join(missing)
 
