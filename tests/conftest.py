@@ -39,6 +39,7 @@ def _kernel_files() -> dict[str, str]:
 
 
 KERNELS = _kernel_files()
+TRAINED = [name for name, about in variants().items() if not about.published]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

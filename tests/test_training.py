@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import clean_images, crops, problem_of, spec_of, write_images
+from conftest import TRAINED, clean_images, crops, problem_of, spec_of, write_images
 
 from rerg.batch import Batch
 from rerg.checkpoints import load_checkpoint, save_checkpoint
 from rerg.config import InputError
 from rerg.images import Crops, prefetch
 from rerg.models import build, save, start_from
-from rerg.registry import variants
 from rerg.specs import NetworkSpec
 from rerg.training import (
     TrainingJob,
@@ -56,7 +55,7 @@ def breaking(after):
     return draw
 
 
-@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("variant", TRAINED)
 def test_resumes_bit_for_bit(variant, trained, tmp_path):
     spec = spec_of(variant, 160 if variant in ("deqgd", "rerg", "mtdeq") else 30)
     unbroken, rows = train(spec, crops, trained, tmp_path / "a", log_every=2)

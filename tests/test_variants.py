@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import clean_images, crops, problem_of, spec_of
+from conftest import TRAINED, clean_images, crops, problem_of, spec_of
 from torch import nn
 
 from rerg.batch import LEVEL, Batch
@@ -15,7 +15,7 @@ from rerg.maps import ADMM, ProximalGradient
 from rerg.models import build, start_from
 from rerg.problems import generator
 from rerg.reconstruction import reconstruction_loss
-from rerg.registry import load, variants
+from rerg.registry import load
 from rerg.training import draw_batch, optimizer_of, take_step
 
 
@@ -30,7 +30,7 @@ def loss_of(variant, networks, batch, **changes):
     return load("variants", variant).loss(networks, batch, spec_of(variant, 100, **changes))
 
 
-@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("variant", TRAINED)
 def test_loss_falls_on_a_fixed_batch_and_weights_change(variant, trained):
     spec = spec_of(variant, 100)
     networks = build(spec)
@@ -46,7 +46,7 @@ def test_loss_falls_on_a_fixed_batch_and_weights_change(variant, trained):
     assert not any(torch.equal(before[k], v) for k, v in networks.state_dict().items())
 
 
-@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("variant", TRAINED)
 def test_a_step_depends_on_its_batch_and_its_spec_alone(variant, trained):
     """No variant keeps a state of its own, trains on the side, or draws from a global generator."""
     spec, ends = spec_of(variant, 100), []
