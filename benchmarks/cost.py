@@ -1,23 +1,27 @@
-"""What a config costs on GPUs, and what the cluster adds: computed, nothing of it is measured.
+"""What a config costs on a GPU: its passes at the speed that was measured, and its jobs.
 
-    python benchmarks/cost.py [config/paper.yaml] [--teraflops 20] [--job-seconds 20]
+    python -m benchmarks.cost [config/paper.yaml] [--measured benchmarks/h200.json]
+        [--job-seconds 20]
 
-Floating-point operations of the network are counted on a small input and scale with the pixels.
---teraflops: what a GPU sustains in float32 on convolutions, an assumption: a third of the 67 of
-an H100's data sheet. --job-seconds: submission, start and imports of a job of the cluster.
-Restorations are counted at the iteration limit of their solver, so theirs is an upper bound.
+--measured: a file of `python -m benchmarks.gpu`. Passes are counted from the config, each solver at
+its iteration limit; their time is that of the measured network nearest in operations, scaled by
+pixels and operations. --job-seconds: submission, start and imports of a job of the cluster.
 """
 
 import argparse
+import json
+import math
 import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rerg.config import Run, read_yaml
-from rerg.networks import build
+from rerg.config import read_yaml
+from rerg.networks import UNet
+from rerg.run import Run
 from rerg.tuning import STEPS
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +31,6 @@ PIXELS = {
     "cbsd68": 68 * 481 * 321,
     "bsds500-validation": 100 * 481 * 321,
 }
-BACKWARD = 2  # a backward pass costs at most two forward ones; half of the passes are backward
 SIDE = 64  # of the input on which operations are counted
 
 
@@ -40,12 +43,39 @@ def merged(base: dict, over: dict) -> dict:
     return out
 
 
-def flops_per_pixel(network: dict) -> float:
+def operations(channels: list[int], blocks: int) -> float:
     """Floating-point operations of a forward pass, per pixel."""
-    unet, counter = build(network, conditioned=False, seed=0), FlopCounterMode(display=False)
+    unet, counter = UNet(channels, blocks), FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         unet(torch.zeros(1, 3, SIDE, SIDE))
     return counter.get_total_flops() / SIDE**2
+
+
+class Speed:
+    """Seconds of passes through a network, of the measured one nearest to it in operations."""
+
+    def __init__(self, measured: Path, channels: list[int], blocks: int):
+        rows = json.loads(measured.read_text())["rows"]
+        passes = [row for row in rows if row["what"] == "pass"]
+        own = operations(channels, blocks)
+        sizes = {row["network"]: operations(row["channels"], row["blocks"]) / own for row in passes}
+        nearest = min(sizes, key=lambda name: abs(math.log(sizes[name])))
+        self.network, self.scale = nearest, 1 / sizes[nearest]
+        self.rows = {row["precision"]: row for row in passes if row["network"] == nearest}
+
+    def forward(self, precision: str) -> float:
+        """Of a forward pass, per pixel."""
+        row = self.rows[precision]
+        return self.scale * 1e-3 * row["forward_ms"] / self._pixels(row)
+
+    def training(self, precision: str) -> float:
+        """Of a pass of a training, half of which are backward, per pixel."""
+        row = self.rows[precision]
+        return self.scale * 1e-3 * row["both_ms"] / 2 / self._pixels(row)
+
+    def _pixels(self, row: dict) -> int:
+        batch, _, height, width = row["shape"]
+        return batch * height * width
 
 
 def jobs_of(path: Path) -> dict[str, int]:
@@ -65,53 +95,66 @@ def jobs_of(path: Path) -> dict[str, int]:
     return {rule: int(count) for rule, count in rows if rule not in ("total", "job")}
 
 
+def shown(hours: np.ndarray) -> str:
+    """The two ends of a range, once where they are the same."""
+    return " - ".join(dict.fromkeys(f"{value:.1f}" for value in hours))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost")
     parser.add_argument("config", nargs="?", type=Path, default=ROOT / "config" / "paper.yaml")
-    parser.add_argument("--teraflops", type=float, default=20)
+    parser.add_argument("--measured", type=Path, default=ROOT / "benchmarks" / "h200.json")
     parser.add_argument("--job-seconds", type=float, default=20)
     given = parser.parse_args()
     config = merged(read_yaml(ROOT / "config" / "config.yaml"), read_yaml(given.config))
     run = Run(config, ROOT, str(given.config))
-    per_pixel = flops_per_pixel(config["network"])
+    speed = Speed(given.measured, config["network"]["channels"], config["network"]["blocks"])
+    # A solve takes the first precision at least, and no pass is slower than in the last.
+    ends = [config["restoration"]["precision"][i] for i in (0, -1)]
+    about = json.loads(given.measured.read_text())
+    print(f"Passes as measured on one {about['device']}, torch {about['torch']}, with the network")
+    print(
+        f"`{speed.network}`, times {speed.scale:.2f}; restorations all in {' and in '.join(ends)}\n"
+    )
+    print("| stage | what | precision | GPU hours, at most |\n|---|---|---|---|")
+    total = np.zeros(2)
 
-    def hours(passes: float, pixels: float) -> float:
-        return passes * pixels * per_pixel / (given.teraflops * 1e12) / 3600
+    def row(stage: str, what: str, precision: str, hours: np.ndarray) -> None:
+        total[:] += hours
+        print(f"| {stage} | {what} | {precision} | {shown(hours)} |")
 
-    print(f"{per_pixel * 128**2 / 1e9:.1f} GFLOP for a forward pass over 128 x 128 pixels")
-    print(f"assumed: {given.teraflops:g} TFLOP/s, {given.job_seconds:g} s per job\n")
-    print("| stage | what | GPU hours, computed |\n|---|---|---|")
-    total = 0.0
+    def restored(passes: float, pixels: float) -> np.ndarray:
+        return np.array([passes * pixels * speed.forward(end) / 3600 for end in ends])
+
     crops = config["training"]["batch"] * config["training"]["crop"] ** 2
     for variant in run.variants():
-        cost = hours(config["variants"][variant]["evaluations"] * (1 + BACKWARD) / 2, crops)
-        total += cost
-        print(f"| training | {variant}, at most | {cost:.0f} |")
+        precision = run.precision_of(variant)
+        passes = config["variants"][variant]["evaluations"] * len(run.seeds)
+        hours = passes * crops * speed.training(precision) / 3600
+        row("training", variant, precision, np.full(2, hours))
     tested = sum(PIXELS[name] for name in config["datasets"]["test"])
+    both = " then ".join(config["restoration"]["precision"])
     for solver, options in config["solvers"].items():
         methods = [m for m in run.all_methods() if run.methods[m].get("solver") == solver]
         checks = config["restoration"]["bound_iterates"] if solver == "fast" else 0
-        count = sum(len(run.problems_of(m)) for m in methods)
-        cost = count * hours(options["iterations"] + checks, tested)
-        total += cost
-        print(f"| restoration | {solver}: {count} methods x problems, at most | {cost:.0f} |")
+        count = sum(len(run.problems_of(m)) * len(run.seeds_of(m)) for m in methods)
+        hours = count * restored(options["iterations"] + checks, tested)
+        row("restoration", f"{solver}: {count} methods x problems", both, hours)
     tuning = config["tuning"]
     if tuning["rounds"]:
         per_variant = len(tuning["factors"]) + STEPS + 2 * (tuning["rounds"] - 1)
-        trials = per_variant * len(run.variants())
+        trials = per_variant * len(run.variants()) * len(run.seeds)
         pixels = sum(PIXELS[name] for name in config["datasets"]["validation"])
         share = min(1, tuning["images"] / 100)
         passes = trials * len(config["problems"]) * tuning["iterations"]
-        cost = hours(passes, share * pixels)
-        total += cost
-        print(f"| tuning | {trials} trials per problem, at most | {cost:.0f} |")
-    print(f"| all | | {total:.0f} |\n")
+        row("tuning", f"{trials} trials per problem", both, restored(passes, share * pixels))
+    print(f"| all | | | {shown(total)} |\n")
 
     jobs = jobs_of(given.config)
     count = sum(jobs.values())
     added = count * given.job_seconds / 3600
-    share = 100 * added / total
-    print(f"{count} jobs, {added:.1f} h for their starts: {share:.1f} % of all, computed")
+    share = 100 * added / total[0]
+    print(f"{count} jobs, {added:.1f} h for their starts: {share:.1f} % of the least of that")
 
 
 if __name__ == "__main__":

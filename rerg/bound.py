@@ -42,28 +42,40 @@ def iteration_bound(r: Tensor, q: Tensor, start: Tensor, k: int) -> Tensor:
     return torch.where(q < 1, bound, torch.inf)
 
 
-def probes(
-    truth: Tensor,
-    x0: Tensor,
-    rng,
-    equilibrium: Tensor | None = None,
-    noise: Tensor | None = None,
-) -> Tensor:
-    """Perturbations e (B, 3, H, W) at which the radial factor is probed in training, one a batch.
+class Iterate:
+    """A uniformly random iterate of a solve for each image: the `watch` of its solver.
 
-    Drawn from: white noise of standard deviation U(0, 50/255); t (x_0 - x̂) with t ~ U(0, 1); the
-    second plus 0.3 of the first; and x* - x̂ where an equilibrium is given. noise: standard normal,
-    where it was drawn ahead.
+    x: (B, 3, H, W), x0 before the first evaluation. Bound (23) is about q along the iterates.
     """
+
+    def __init__(self, x0: Tensor, rng, iterations: int):
+        self.x = x0
+        drawn = rng.uniform(0, 1, (len(x0), iterations))
+        self.drawn = torch.from_numpy(drawn).to(x0)
+
+    def __call__(self, k: int, x: Tensor, residual: Tensor) -> None:
+        """Take the k-th iterate with probability 1/k."""
+        chosen = self.drawn[:, k - 1] * k < 1
+        self.x = torch.where(chosen.reshape(-1, 1, 1, 1), x.detach(), self.x)
+
+
+def probes(truth: Tensor, x0: Tensor, rng, iterate: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Perturbations e (B, 3, H, W) at which the radial factor is probed in training, one an image.
+
+    Half of them lead to an iterate of the solver. The others are in equal shares: white noise of
+    standard deviation U(0, 50/255); t (x_0 - x̂) with t ~ U(0, 1); the second plus 0.3 of the first.
+    noise: standard normal, where it was drawn ahead.
+    """
+
+    def uniform() -> Tensor:
+        return torch.from_numpy(rng.uniform(0, 1, (len(truth), 1, 1, 1))).to(truth)
+
     if noise is None:
         noise = torch.from_numpy(rng.standard_normal(truth.shape, dtype="float32")).to(truth)
-    sigma = torch.from_numpy(rng.uniform(0, LEVEL, (len(truth), 1, 1, 1))).to(truth)
-    t = torch.from_numpy(rng.uniform(0, 1, (len(truth), 1, 1, 1))).to(truth)
-    white, radial = sigma * noise, t * (x0 - truth)
-    choices = [white, radial, radial + 0.3 * white]
-    if equilibrium is not None:
-        choices.append(equilibrium.detach() - truth)
-    return choices[rng.integers(len(choices))]
+    white, radial = LEVEL * uniform() * noise, uniform() * (x0 - truth)
+    kind = uniform()
+    e = torch.where(kind < 1 / 3, white, torch.where(kind < 2 / 3, radial, radial + 0.3 * white))
+    return torch.where(uniform() < 0.5, iterate - truth, e)
 
 
 def surrogate(T: Callable[[Tensor], Tensor], truth: Tensor, e: Tensor) -> Tensor:

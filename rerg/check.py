@@ -6,7 +6,7 @@ restores images that are made here, twice, by one baseline (or one variant and s
 fault: a restoration that is missing, has another shape or is not finite, differs the second time,
 or is worse than the initial image; and observations that were changed. Exit status 1 with a fault.
 What a method learns from is trained for a moment: enough to restore with, too little to judge, so
-that its quality is not asked for. Published weights are fetched.
+that its quality is not asked for.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from rerg.guard import fault_of
 from rerg.images import as_tensor
 from rerg.models import load_model, save
 from rerg.problems import Problem, from_arrays, generator, to_arrays
-from rerg.published import convert, fetch
+from rerg.published import convert, network_of
 from rerg.run import Run
 from rerg.training import train
 from rerg.tuning import summary
@@ -117,13 +117,14 @@ class Bench:
         return truth
 
     def weights(self, variant: str) -> Path:
-        """A variant that was trained for a moment, or published weights."""
+        """A variant that was trained for a moment; random weights stand for published ones."""
         path = self.models / f"{variant}.safetensors"
-        if path.exists():
-            return path
-        if entry := self.run.weights.get(variant):
-            convert(variant, entry, fetch(variant, entry, path.with_suffix(".lock")), path)
-        else:
+        if not path.exists() and variant in self.run.weights:
+            small = {key: CHANGES["network"][key] for key in ("channels", "blocks")}
+            entry = self.run.weights[variant] | small
+            torch.save(network_of(entry).state_dict(), path.with_suffix(".pth"))
+            convert(variant, entry, path.with_suffix(".pth"), path)
+        elif not path.exists():
             spec = replace(self.run.model_spec(variant, 0), evaluations=EVALUATIONS)
             start = load_model(self.weights(spec.start)).networks if spec.start else None
 

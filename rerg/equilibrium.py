@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rerg.iteration import Anderson, Plain, Safeguarded, Solution, fixed_point
+from rerg.iteration import Plain, Safeguarded, Solution, Watch, fixed_point
 
 
 def equilibrium(
@@ -18,17 +18,24 @@ def equilibrium(
     backward_iterations: int,
     backward_tolerance: float,
     report: Callable[[Solution], None] | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, Solution]:
     """The fixed point x* of T with its implicit gradient, and the forward solution.
 
-    With v = ∂ℓ/∂x* the backward pass solves u = J_T(x*)ᵀu + v by Anderson acceleration and passes
+    With v = ∂ℓ/∂x* the backward pass solves u = J_T(x*)ᵀu + v by the guarded solver and passes
     u on to T, so that dℓ/dθ = uᵀ ∂T(x*; θ)/∂θ (17, 18). Its memory is that of
     one application of T. backward_iterations = 0 takes u = v, the Jacobian-free gradient.
     report: called in the backward pass with the solution u, so that its residual can be seen.
+    watch: of the forward solve, as of `fixed_point`.
     """
     with torch.no_grad():
         solution = fixed_point(
-            T, x0, iterations=iterations, tolerance=tolerance, acceleration=acceleration
+            T,
+            x0,
+            iterations=iterations,
+            tolerance=tolerance,
+            acceleration=acceleration,
+            watch=watch,
         )
     z = solution.x.detach().requires_grad_()
     with torch.enable_grad():
@@ -48,7 +55,7 @@ def equilibrium(
                 v,
                 iterations=backward_iterations,
                 tolerance=backward_tolerance,
-                acceleration=Anderson,
+                acceleration=Safeguarded,
                 largest=torch.inf,
             )
         if report is not None:

@@ -1,11 +1,13 @@
 """The reconstruction error at an equilibrium, as a loss: of `deqgd`, `rerg` and `mtdeq`."""
 
+import math
 from dataclasses import asdict
 
 from torch import Tensor
 
 from rerg.batch import Batch
 from rerg.equilibrium import equilibrium
+from rerg.iteration import Watch
 from rerg.maps import Map
 from rerg.specs import EquilibriumSpec
 
@@ -20,27 +22,33 @@ def relative_errors(x: Tensor, batch: Batch) -> Tensor:
 
 
 def reconstruction_loss(
-    T: Map, batch: Batch, spec: EquilibriumSpec
-) -> tuple[Tensor | None, Tensor, dict[str, float]]:
+    T: Map, batch: Batch, spec: EquilibriumSpec, watch: Watch | None = None
+) -> tuple[Tensor | None, dict[str, float]]:
     """E‖x* - x̂‖² / ‖x_0 - x̂‖² at the equilibrium, with its implicit gradient.
 
-    Returns (loss, x*, log). Images whose fixed point is lost are left out of the mean; where all
-    are lost the loss is None. The backward pass adds the median relative residual of its own solve
-    to the log, as `backward`.
+    Returns (loss, log). Images whose fixed point is lost are left out of the mean; where all are
+    lost the loss is None, and the log's `error` not a number. The backward pass adds the median
+    relative residual of its own solve to the log, as `backward`. watch: of the forward solve.
     """
     options = asdict(spec)
     lost_above = options.pop("lost_above")
     z, solution = equilibrium(
-        T, T.start(), report=lambda u: log.update(backward=u.residual.median().item()), **options
+        T,
+        T.start(),
+        report=lambda u: log.update(backward=u.residual.median().item()),
+        watch=watch,
+        **options,
     )
-    x = T.restoration(z)
     kept = solution.residual <= lost_above
     log = {
+        "error": math.nan,
         "converged": solution.converged.float().mean().item(),
         "lost": 1 - kept.float().mean().item(),
         "residual": solution.residual.median().item(),
     }
-    count = batch.group.mean(kept.sum().to(x))  # as the mean is over the images of all processes
+    count = batch.group.mean(kept.sum().to(z))  # as the mean is over the images of all processes
     if not bool(count):
-        return None, x, log
-    return relative_errors(x, batch)[kept].sum() / count, x, log
+        return None, log
+    loss = relative_errors(T.restoration(z), batch)[kept].sum() / count
+    log["error"] = loss.item()
+    return loss, log

@@ -15,16 +15,17 @@ from tqdm import tqdm
 from rerg.bound import error_bound, iteration_bound, radial_factor, rms
 from rerg.devices import peak_memory_mb
 from rerg.files import Restored, read_restored, write_restored
-from rerg.iteration import DIVERGED, Solution
+from rerg.iteration import DIVERGED, Solution, norm
 from rerg.maps import Map, ProximalGradient
 from rerg.metrics import psnr
 from rerg.models import Model
 from rerg.problems import Observation, batch
 from rerg.registry import load
-from rerg.specs import FLOORS, digest
+from rerg.specs import digest
 
 log = logging.getLogger(__name__)
 
+NEAR = 2  # times its floor: there a precision is left for the next
 TOLERANCE = 1e-5  # relative; float32 arithmetic may exceed an equality of the bound by this much
 
 
@@ -109,6 +110,20 @@ def _merged(whole: Solution, part: Solution, rows: Tensor) -> Solution:
     return Solution(**merged)
 
 
+def rounding(model: Model, observation: Observation, solver: str, rough: str, exact: str) -> float:
+    """‖T̃(x) - T(x)‖/‖T(x)‖ of the map in two precisions, at the first image: T̃'s floor.
+
+    A solve in the rough one stalls at about that residual.
+    """
+    first = observation[torch.zeros(1, dtype=torch.long, device=observation.y.device)]
+    images = []
+    for precision in (exact, rough):
+        model.compute_in(precision)
+        T = model.restoring_map(first, solver)
+        images.append(T(T.start()))
+    return (norm(images[1] - images[0]) / norm(images[0])).item()
+
+
 def climb(
     model: Model,
     observation: Observation,
@@ -119,10 +134,10 @@ def climb(
 ) -> tuple[Solution, list[dict[str, int]], list[np.ndarray | None]]:
     """Solve in one precision after another, each image from where the one before stopped it.
 
-    A precision stops at its floor (`rerg.specs.FLOORS`) where the tolerance is lower, and images
-    above the tolerance go on in the next, with the iterations that are left. A solver without a
-    tolerance takes the first alone. Returns the solution, the evaluations of each image by
-    precision, and its trace (None without the ground truth).
+    A precision stops near its floor where the tolerance is lower, and images above the tolerance
+    go on in the next, with the iterations that are left. A solver without a tolerance takes the
+    first alone. Returns the solution, the evaluations of each image by precision (without the two
+    that tell the floor), and its trace (None without the ground truth).
     """
     tolerance = options.get("tolerance")
     if tolerance is None:
@@ -138,7 +153,8 @@ def climb(
         spent = max(sum(taken[i].values()) for i in left.tolist())
         goal = {**options, "iterations": options["iterations"] - spent}
         if precision != precisions[-1]:
-            goal["tolerance"] = max(tolerance, FLOORS[precision])
+            floor = rounding(model, observation, solver, precision, precisions[-1])
+            goal["tolerance"] = max(tolerance, NEAR * floor)
         part = load("solvers", solver).solve(T, watch=watch, **goal)
         for j, i in enumerate(left.tolist()):
             if watch is not None:

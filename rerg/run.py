@@ -49,7 +49,10 @@ def find_baselines(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def lacks(settings: Mapping) -> str:
-    """What a method with these settings needs and this machine lacks, in words, or ""."""
+    """What a method needs and this machine lacks, in words; "" where it lacks nothing.
+
+    settings: of the method. Published weights are fetched in a run, so they are never lacking.
+    """
     needs = {"programs": [], "packages": [], "files": [], **settings.get("needs", {})}
     missing = [
         *(f"the program {name}" for name in needs["programs"] if not shutil.which(name)),

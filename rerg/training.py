@@ -24,9 +24,13 @@ from rerg.models import build, load_model, start_from
 from rerg.networks import compile_networks
 from rerg.problems import Problem
 from rerg.registry import load
+from rerg.rollback import WINDOW, Rollback
 from rerg.specs import ModelSpec
 
 log = logging.getLogger(__name__)
+
+WIDTH = 16  # channels of the first scale for which the config states a rate
+REST, WARM_UP = 0.05, 0.1  # shares of the budget: without a step at most, and of a rising rate
 
 
 @dataclass(frozen=True)
@@ -151,10 +155,12 @@ def train(
     if compiled:
         compile_networks(networks)
     optimizer = optimizer_of(networks, spec.learning_rate)
+    rollback = Rollback(networks, optimizer)
     step, rows, window, seconds = 0, [], [], 0.0
     if state := load_checkpoint(checkpoint, inputs):
         networks.load_state_dict(state["networks"])
         optimizer.load_state_dict(state["optimizer"])
+        rollback.load_state_dict(state["rollback"])
         step, rows, window, seconds = (state[k] for k in ("step", "rows", "window", "seconds"))
         for network, passes in zip(networks.values(), state["passes"], strict=True):
             network.passes = list(passes)
@@ -177,16 +183,24 @@ def train(
     bar = tqdm(total=budget, initial=evaluations_of(networks), unit="eval", disable=quiet)
     try:
         while (spent := evaluations_of(networks)) < budget:
-            optimizer.param_groups[0]["lr"] = learning_rate(spec, step, spent)
+            rate = learning_rate(spec, step, spent) * rollback.factor
+            optimizer.param_groups[0]["lr"] = rate
             row = take_step(spec, networks, optimizer, next(batches).to(device))
             stop = agree(group, networks, bool(signals))
-            window.append(row)
+            window.append({"rate": rate, **row})
             step += 1
+            if rollback.watch(row):
+                log.warning(
+                    "step %d: worse than before; back to an earlier state, at %g of the rate",
+                    step,
+                    rollback.factor,
+                )
             bar.update(min(evaluations_of(networks), budget) - bar.n)
             seconds = before + time.monotonic() - began
             if step % log_every == 0 or evaluations_of(networks) >= budget:
                 row = summarise(window, step, evaluations_of(networks), seconds)
-                rows.append({**row, "memory_mb": peak_memory_mb(device)})
+                row |= {"rollbacks": rollback.count, "memory_mb": peak_memory_mb(device)}
+                rows.append(row)
                 window = []
                 log.info("%s", progress(rows[-1], budget))
             due = time.monotonic() - saved >= checkpoint_every
@@ -195,6 +209,7 @@ def train(
                     "inputs": inputs,
                     "networks": networks.state_dict(),
                     "optimizer": optimizer.state_dict(),
+                    "rollback": rollback.state_dict(),
                     "step": step,
                     "rows": rows,
                     "window": window,
@@ -217,10 +232,20 @@ def train(
 
 
 def learning_rate(spec: ModelSpec, step: int, evaluations: int) -> float:
-    """The rate of a step: halved every `halve_every` steps, or falling to 0 along a cosine."""
+    """The rate of a step (docs/method.md, eq. 33).
+
+    The spec's rate is for a network of 16 channels and falls with 1 / channels. It is zero in the
+    first ten steps, where they are within a twentieth of the budget: so `Rollback` measures the
+    start. It rises over a tenth of the budget, and falls along a cosine or by half every
+    `halve_every` steps.
+    """
+    spent = evaluations / spec.evaluations
+    if step < WINDOW and spent < REST:
+        return 0.0
+    rate = spec.learning_rate * WIDTH / spec.network.channels[0] * min(1, spent / WARM_UP)
     if spec.halve_every:
-        return spec.learning_rate * 0.5 ** (step // spec.halve_every)
-    return spec.learning_rate * 0.5 * (1 + math.cos(math.pi * evaluations / spec.evaluations))
+        return rate * 0.5 ** (step // spec.halve_every)
+    return rate * 0.5 * (1 + math.cos(math.pi * spent))
 
 
 def summarise(window: list[dict], step: int, evaluations: int, seconds: float) -> dict:
@@ -233,14 +258,14 @@ def summarise(window: list[dict], step: int, evaluations: int, seconds: float) -
 
 
 def progress(row: dict, budget: int) -> str:
-    """A line for the log: step, loss, rate, remaining time."""
-    rate = row["evaluations"] / max(row["seconds"], 1e-9)
-    remaining = max(budget - row["evaluations"], 0) / rate
+    """A line for the log: step, loss, speed, remaining time."""
+    speed = row["evaluations"] / max(row["seconds"], 1e-9)
+    remaining = max(budget - row["evaluations"], 0) / speed
     shown = {k: v for k, v in row.items() if k not in ("step", "evaluations", "seconds")}
     numbers = " ".join(f"{key} {value:.4g}" for key, value in shown.items())
     return (
         f"step {row['step']} evaluations {row['evaluations']}/{budget} {numbers} "
-        f"rate {rate:.1f}/s remaining {remaining:.0f} s"
+        f"speed {speed:.1f}/s remaining {remaining:.0f} s"
     )
 
 

@@ -38,8 +38,8 @@ def _kernel_files() -> dict[str, str]:
     return paths
 
 
+TRAINED = [name for name, variant in variants().items() if not variant.published]
 KERNELS = _kernel_files()
-TRAINED = [name for name, about in variants().items() if not about.published]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

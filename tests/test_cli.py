@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from test_reconstructor import SPEC, linear_rg
+from test_reconstructor import SPEC, Laplacian, linear_rg
 
 from rerg.cli import main, parser, problem_of
 from rerg.models import build, save
@@ -187,11 +187,11 @@ def test_a_taper_joins_opposite_sides():
     torch.testing.assert_close(tapered[..., 0, :], blurred[..., 0, :], atol=1e-3, rtol=0)
 
 
-class Detail(torch.nn.Module):
-    """N(x) = 0.4 (x - mean of 3 x 3), with borders that do not wrap, as those of a network."""
+class Detail(Laplacian):
+    """N(x) = a (x - mean of 3 x 3), with borders that do not wrap, as those of a network."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return 0.4 * (x - F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1))
+        return self.a * (x - F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1))
 
 
 def test_tiles_restore_what_the_whole_does():

@@ -20,8 +20,8 @@ PACKAGE = {
 # Each case runs in a fork, so that the libraries are imported once.
 IMPORTER = """
 import ast, importlib, json, os, sys
-import deepinv, h5py, jsonschema, lpips, matplotlib.pyplot, pandas, pydantic, scipy.io, seaborn
-import torch, tqdm
+import deepinv, h5py, jsonschema, lpips, matplotlib.pyplot, pandas
+import pydantic, scipy.io, seaborn, torch, tqdm
 assert not any(name.split(".")[0] == "rerg" for name in sys.modules)
 for line in sys.stdin:
     script, *modules = json.loads(line)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 import yaml
 from conftest import ROOT, clean_images, write_images
 from safetensors.numpy import save_file
@@ -15,8 +14,6 @@ from safetensors.numpy import save_file
 from rerg.check import faults
 from rerg.config import InputError
 from rerg.files import read_restored
-from rerg.networks import UNet
-from rerg.published import convert, denoiser_of
 from rerg.run import Run, find_baselines, lacks, trained_methods
 
 DATASET = "embedded-test"
@@ -26,15 +23,8 @@ SHIPPED = find_baselines([ROOT / "workflow" / "baselines"])
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
-    """Models of methods: variants once they are trained, stand-ins for what is published."""
-    folder = tmp_path_factory.mktemp("models")
-    for name, entry in yaml.safe_load((ROOT / "config" / "weights.yaml").read_text()).items():
-        small = {**entry, "channels": [4, 4, 8, 8], "blocks": 1}
-        rg = entry["network"] == "rg"
-        network = UNet(small["channels"], 1).unet if rg else denoiser_of(small)
-        torch.save(network.state_dict(), folder / "network.pth")
-        convert(name, small, folder / "network.pth", folder / f"{name}.safetensors")
-    return folder
+    """Where models are kept for the methods that need them."""
+    return tmp_path_factory.mktemp("models")
 
 
 @pytest.mark.parametrize("method", [*trained_methods(), *SHIPPED])

@@ -1,18 +1,22 @@
 """Precisions, on a CPU that rounds as a GPU does: what they reach, refuse and leave.
 
-`rounding` gives this machine convolutions which round their operands to TF32 where cuDNN would,
+`rounding_convolutions` gives this machine convolutions which round their operands to TF32 where
+cuDNN would,
 forward and backward, so that a flag which is lost between the two shows.
 """
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import observe, spec_of, white
+from conftest import ROOT, observe, spec_of, white
 from torch import nn
 
+from rerg.config import InputError, read_yaml
+from rerg.equilibrium import equilibrium
+from rerg.iteration import Safeguarded, fixed_point
 from rerg.models import Model, build
-from rerg.restoration import climb, restore_batch
-from rerg.specs import FLOORS
+from rerg.restoration import climb, restore_batch, rounding
+from rerg.run import Run
 
 
 def to_tf32(x: torch.Tensor) -> torch.Tensor:
@@ -46,7 +50,7 @@ class Rounded(torch.autograd.Function):
 
 
 @pytest.fixture
-def rounding(monkeypatch):
+def rounding_convolutions(monkeypatch):
     """Convolutions as those of a GPU, and torch's default, which lets them compute in TF32."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     for kind, transposed in ((nn.Conv2d, False), (nn.ConvTranspose2d, True)):
@@ -68,6 +72,16 @@ def contraction() -> Model:
     return Model(networks, spec, {})
 
 
+def run_of(changes: dict) -> Run:
+    """The demo with other settings in some of its blocks."""
+    config = read_yaml(ROOT / "config" / "config.yaml")
+    for key, settings in changes.items():
+        for name, value in settings.items():
+            both = isinstance(value, dict)
+            config[key][name] = {**config[key][name], **value} if both else value
+    return Run(config, ROOT, ROOT / "config" / "config.yaml")
+
+
 def passes(network: nn.Module, precision: str) -> list[torch.Tensor]:
     """N(x), and the gradients of its square to x and to the weights."""
     network.precision = precision
@@ -76,7 +90,7 @@ def passes(network: nn.Module, precision: str) -> list[torch.Tensor]:
     return [out, *torch.autograd.grad(out.square().sum(), [x, *network.parameters()])]
 
 
-def test_a_precision_is_that_of_both_passes_and_of_nothing_else(rounding):
+def test_a_precision_is_that_of_both_passes_and_of_nothing_else(rounding_convolutions):
     network = build(spec_of("red", 1))["rg"]
     exact = passes(network, "float32")
     assert torch.backends.cudnn.allow_tf32
@@ -89,7 +103,9 @@ def test_a_precision_is_that_of_both_passes_and_of_nothing_else(rounding):
         assert 1e-5 < (a - b).norm() / a.norm() < 5e-2
 
 
-def test_the_backward_solve_of_an_equilibrium_is_in_that_precision(rounding, monkeypatch):
+def test_the_backward_solve_of_an_equilibrium_is_in_that_precision(
+    rounding_convolutions, monkeypatch
+):
     """Its passes run inside the hook of another backward pass."""
     seen = []
     backward = Rounded.backward
@@ -98,8 +114,6 @@ def test_the_backward_solve_of_an_equilibrium_is_in_that_precision(rounding, mon
         "backward",
         lambda ctx, g: (seen.append(torch.backends.cudnn.allow_tf32), backward(ctx, g))[1],
     )
-    from rerg.equilibrium import equilibrium
-
     model = contraction()
     model.networks.requires_grad_(True)
     model.compute_in("float32")
@@ -112,7 +126,7 @@ def test_the_backward_solve_of_an_equilibrium_is_in_that_precision(rounding, mon
     assert torch.backends.cudnn.allow_tf32
 
 
-def test_the_operators_are_exact_whatever_the_default(rounding, monkeypatch):
+def test_the_operators_are_exact_whatever_the_default(rounding_convolutions, monkeypatch):
     """deepinv's downsampling convolves, and cuDNN would round that too."""
     _, observation = observe("sr2", 16, 16)
     exact = observation.physics.A_adjoint(observation.y)
@@ -124,13 +138,14 @@ def test_the_operators_are_exact_whatever_the_default(rounding, monkeypatch):
     assert torch.equal(observation.back_projection, exact)
 
 
-@pytest.mark.parametrize("problem", ["den25", "den50"])  # where it has equilibria
-def test_climbing_meets_a_tolerance_that_tf32_does_not(rounding, problem):
+@pytest.mark.parametrize("problem", ["den15", "den25"])  # where it has equilibria
+def test_climbing_meets_a_tolerance_that_tf32_does_not(rounding_convolutions, problem):
     truth, observation = observe(problem, 32, 32, 3)
     options, model = {"iterations": 100, "tolerance": 1e-6}, contraction()
     with torch.no_grad():
         cheap, _, _ = climb(model, observation, "fast", options, ["tf32"])
-        both, taken, traces = climb(model, observation, "fast", options, ["tf32", "float32"], truth)
+        way = ["tf32", "float32"]
+        both, taken, traces = climb(model, observation, "fast", options, way, truth)
         exact, alone, _ = climb(model, observation, "fast", options, ["float32"])
     assert not cheap.converged.any()
     assert both.converged.all() and exact.converged.all()
@@ -141,7 +156,21 @@ def test_climbing_meets_a_tolerance_that_tf32_does_not(rounding, problem):
         assert (trace[1:, 0] > trace[:-1, 0]).all()
 
 
-def test_each_image_takes_the_precisions_that_it_needs(rounding):
+def test_a_solve_stalls_where_its_rounding_says(rounding_convolutions):
+    _, observation = observe("den25", 32, 32, 2)
+    model = contraction()
+    with torch.no_grad():
+        floor = rounding(model, observation, "fast", "tf32", "float32")
+        assert rounding(model, observation, "fast", "float32", "float32") == 0
+        model.compute_in("tf32")
+        T = model.restoring_map(observation, "fast")
+        least = fixed_point(
+            T, T.start(), iterations=100, tolerance=0.0, acceleration=Safeguarded
+        ).residual
+    assert (least > floor / 4).all() and (least < 2 * floor).all()
+
+
+def test_each_image_takes_the_precisions_that_it_needs(rounding_convolutions):
     _, observation = observe("den25", 32, 32, 2)
     model = contraction()
 
@@ -152,12 +181,12 @@ def test_each_image_takes_the_precisions_that_it_needs(rounding):
         _, stats, _ = restore_batch(model, observation, solver, options, ["tf32", "float32"])
         return [row["precision"] for row in stats]
 
-    assert precisions(FLOORS["tf32"]) == ["tf32", "tf32"]
+    assert precisions(1e-3) == ["tf32", "tf32"]
     assert precisions(1e-6) == ["tf32+float32"] * 2
     assert precisions(0.0, "adam") == ["tf32", "tf32"]  # it has no tolerance
 
 
-def test_the_iterations_are_those_of_all_precisions(rounding):
+def test_the_iterations_are_those_of_all_precisions(rounding_convolutions):
     _, observation = observe("den25", 32, 32, 2)
     with torch.no_grad():
         solution, taken, _ = climb(
@@ -169,3 +198,40 @@ def test_the_iterations_are_those_of_all_precisions(rounding):
         )
     assert not solution.converged.any()
     assert all(sum(counts.values()) == 3 for counts in taken)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"training": {"precision": "bf16"}}, r"training.precision: bf16 comes under a relative"),
+        (
+            {"variants": {"rerg": {"precision": "bf16"}}},
+            r"variants.rerg.precision: bf16 .* of 0.003, but .* is 0.001; expected tf32 or float32",
+        ),
+        (
+            {"restoration": {"precision": ["bf16"]}},
+            r"restoration.precision: bf16 .*, but the tolerance of \w+ on \w+ is 0.0001",
+        ),
+        (
+            {"restoration": {"precision": ["tf32"]}, "solvers": {"gd": {"tolerance": 1e-6}}},
+            r"restoration.precision: tf32 .*, but the tolerance of rerg-gd on den25 is 1e-06",
+        ),
+        (
+            {"restoration": {"precision": ["float32", "tf32"]}},
+            r"restoration.precision: expected the order bf16, tf32, float32",
+        ),
+    ],
+)
+def test_a_precision_that_meets_no_tolerance_is_refused_in_a_line(changes, fault):
+    with pytest.raises(InputError, match=fault) as error:
+        run_of(changes)
+    assert "\n" not in str(error.value)
+
+
+def test_bf16_is_offered_where_nothing_is_solved():
+    run = run_of({"variants": {name: {"precision": "bf16"} for name in ("red", "rg", "rg1")}})
+    precisions = {name: run.model_spec(name, 0).precision for name in run.variants()}
+    assert precisions == dict.fromkeys(("red", "rg", "rg1"), "bf16") | dict.fromkeys(
+        ("deqgd", "rerg", "mtdeq"), "float32"
+    )
+    run_of({"equilibrium": {"tolerance": 5e-3}, "training": {"precision": "bf16"}})

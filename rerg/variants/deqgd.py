@@ -17,5 +17,4 @@ EQUILIBRIUM = True
 def loss(networks: nn.ModuleDict, batch: Batch, spec: ModelSpec) -> tuple[Tensor | None, dict]:
     """E‖x* - x̂‖² / ‖x_0 - x̂‖² (docs/method.md, eq. 30)."""
     T = ProximalGradient(networks["rg"], batch.observation, spec.scale)
-    value, _, log = reconstruction_loss(T, batch, spec.equilibrium)
-    return value, log
+    return reconstruction_loss(T, batch, spec.equilibrium)

@@ -25,5 +25,4 @@ def restoring_map(networks: nn.ModuleDict, observation: Observation, scale: floa
 def loss(networks: nn.ModuleDict, batch: Batch, spec: ModelSpec) -> tuple[Tensor | None, dict]:
     """E‖x* - x̂‖² / ‖x_0 - x̂‖², x* of the fixed point of PnP-ADMM (docs/method.md, eq. 32)."""
     T = restoring_map(networks, batch.observation, spec.scale)
-    value, _, log = reconstruction_loss(T, batch, spec.equilibrium)
-    return value, log
+    return reconstruction_loss(T, batch, spec.equilibrium)
