@@ -53,12 +53,11 @@ def lacks(settings: Mapping) -> str:
 
     settings: of the method. Published weights are fetched in a run, so they are never lacking.
     """
-    needs = settings.get("needs", {})
-    files = needs.get("files", [])
+    needs = {"programs": [], "packages": [], "files": [], **settings.get("needs", {})}
     missing = [
-        *(f"the program {name}" for name in needs.get("programs", []) if not shutil.which(name)),
-        *(f"the package {name}" for name in needs.get("packages", []) if not find_spec(name)),
-        *(f"the file {name}" for name in files if not Path(os.path.expandvars(name)).exists()),
+        *(f"the program {name}" for name in needs["programs"] if not shutil.which(name)),
+        *(f"the package {name}" for name in needs["packages"] if not find_spec(name)),
+        *(f"the file {f}" for f in needs["files"] if not Path(os.path.expandvars(f)).exists()),
     ]
     return " and ".join(missing)
 

@@ -76,7 +76,7 @@ import logging, sys, time
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[1])
-from conftest import TRAINED, crops, spec_of
+from conftest import crops, spec_of
 from rerg.training import train
 def slow(rng):
     print("step", flush=True)
