@@ -59,9 +59,7 @@ class Iterate:
         self.x = torch.where(chosen.reshape(-1, 1, 1, 1), x.detach(), self.x)
 
 
-def probes(
-    truth: Tensor, x0: Tensor, rng, iterate: Tensor, noise: Tensor | None = None
-) -> Tensor:
+def probes(truth: Tensor, x0: Tensor, rng, iterate: Tensor, noise: Tensor | None = None) -> Tensor:
     """Perturbations e (B, 3, H, W) at which the radial factor is probed in training, one an image.
 
     Half of them lead to an iterate of the solver. The others are in equal shares: white noise of

@@ -34,6 +34,7 @@ from rerg.guard import fault_of
 from rerg.images import as_tensor
 from rerg.models import load_model, save
 from rerg.problems import Problem, from_arrays, generator, to_arrays
+from rerg.published import convert, network_of
 from rerg.run import Run
 from rerg.training import train
 from rerg.tuning import summary
@@ -116,9 +117,14 @@ class Bench:
         return truth
 
     def weights(self, variant: str) -> Path:
-        """A variant that was trained for a moment."""
+        """A variant that was trained for a moment; random weights stand for published ones."""
         path = self.models / f"{variant}.safetensors"
-        if not path.exists():
+        if not path.exists() and variant in self.run.weights:
+            small = {key: CHANGES["network"][key] for key in ("channels", "blocks")}
+            entry = self.run.weights[variant] | small
+            torch.save(network_of(entry).state_dict(), path.with_suffix(".pth"))
+            convert(variant, entry, path.with_suffix(".pth"), path)
+        elif not path.exists():
             spec = replace(self.run.model_spec(variant, 0), evaluations=EVALUATIONS)
             start = load_model(self.weights(spec.start)).networks if spec.start else None
 

@@ -23,7 +23,7 @@ TIMEOUT = 3600  # seconds that a baseline may take for a problem, where it state
 class InputError(ValueError):
     """A fault of the user's input: its text is one line that says where and what was expected."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str = ""):
         super().__init__(" ".join(text.splitlines()))  # a name of the user's may have several
 
 

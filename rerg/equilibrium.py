@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rerg.iteration import Anderson, Plain, Safeguarded, Solution, Watch, fixed_point
+from rerg.iteration import Plain, Safeguarded, Solution, Watch, fixed_point
 
 
 def equilibrium(
@@ -22,7 +22,7 @@ def equilibrium(
 ) -> tuple[Tensor, Solution]:
     """The fixed point x* of T with its implicit gradient, and the forward solution.
 
-    With v = ∂ℓ/∂x* the backward pass solves u = J_T(x*)ᵀu + v by Anderson acceleration and passes
+    With v = ∂ℓ/∂x* the backward pass solves u = J_T(x*)ᵀu + v by the guarded solver and passes
     u on to T, so that dℓ/dθ = uᵀ ∂T(x*; θ)/∂θ (17, 18). Its memory is that of
     one application of T. backward_iterations = 0 takes u = v, the Jacobian-free gradient.
     report: called in the backward pass with the solution u, so that its residual can be seen.
@@ -55,7 +55,7 @@ def equilibrium(
                 v,
                 iterations=backward_iterations,
                 tolerance=backward_tolerance,
-                acceleration=Anderson,
+                acceleration=Safeguarded,
                 largest=torch.inf,
             )
         if report is not None:

@@ -35,8 +35,9 @@ from rerg.labels import (
     solver_label,
     variant_label,
 )
+from rerg.metrics import psnr
 from rerg.scores import read_trace
-from rerg.statistics import Evidence, psnr
+from rerg.statistics import Evidence
 from rerg.tables import DESTROYED, shown_methods
 
 log = logging.getLogger(__name__)

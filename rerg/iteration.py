@@ -43,9 +43,11 @@ Watch = Callable[[int, Tensor, Tensor], None]  # evaluations, iterates, residual
 
 NEAR = 0.1  # share of the refused step's residual at which Anderson is tried again
 SHORTEST = 1 / 128  # of the damping: halved at most seven times
-# An image stalls at a residual below FLOOR when in PATIENCE evaluations none came below GAIN of its
-# least, and RISES plain steps, which lower the residual of a contraction, raised it.
-FLOOR, PATIENCE, GAIN, RISES = 1e-2, 10, 0.8, 2
+FLOOR = 1e-2  # residual above which no arithmetic sets a floor
+PATIENCE, GAIN = (
+    10,
+    0.9,
+)  # evaluations in which none came below 0.9 of the least: a stall is suspected
 LARGEST = 10.0  # root mean square of an iterate whose restoration has intensities in [0, 1]
 
 
@@ -72,7 +74,7 @@ class Plain:
         return T_x
 
     def judge(self, step: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For the images evaluated, (B,) each: is x accepted, is it to be returned, does it stall.
+        """For the images evaluated, (B,) each: is x accepted, to be returned, does it stall.
 
         step: T(x) - x; residual: relative, infinite where the plain step leads out of bounds.
         """
@@ -146,11 +148,11 @@ class Anderson(Plain):
         diagonal = gram.diagonal(dim1=1, dim2=2)
         ridge = self.ridge * diagonal.sum(1, keepdim=True).clamp_min(1e-300)
         diagonal += torch.where(self.filled, ridge, 1.0)
-        alpha, info = torch.linalg.solve_ex(gram, self.filled[..., None].to(gram))
+        alpha, info = torch.linalg.solve_ex(gram, self.filled[..., None].to(gram.dtype))
         alpha = alpha / alpha.sum(1, keepdim=True)
         sound = (info == 0) & alpha.sum((1, 2)).isfinite()
         self.fallbacks += (~sound).sum()
-        alpha = alpha.to(image).mT
+        alpha = alpha.to(image.dtype).mT
         y = alpha @ self.images
         if self.damping < 1:
             y = y - (1 - self.damping) * (alpha @ self.residuals)
@@ -177,6 +179,10 @@ class Safeguarded(Plain):
     residual *and turned it round*, it was too long: β is halved, and it is taken anew. β is 1 at
     first, every image has its own, and the fixed points do not depend on it.
 
+    Where the arithmetic sets a floor, T(x) - x is noise. Without a gain for ten evaluations the
+    middle of a plain step that raised the residual is evaluated, too: if T(x) - x at start, middle
+    and end is off a straight line by more than its own norm, the image stalls (15c).
+
     Nothing here waits for the device: all images go through the same operations.
     """
 
@@ -191,10 +197,13 @@ class Safeguarded(Plain):
         self.plain = torch.ones_like(self.residual, dtype=torch.bool)
         self.far = torch.zeros_like(self.plain)
         self.near = torch.zeros_like(self.residual)
-        # The least residual; that of the last gain, and the evaluations and rises since.
+        # The least residual; that of the last gain, and the evaluations since.
         self.least, self.gained = self.residual, self.residual
         self.idle = torch.zeros_like(self.residual, dtype=torch.long)
-        self.rises = self.idle
+        # Whether the step under way is half of the last one, as that was too long or to look for a
+        # floor, and T(x) - x at the end of the last one.
+        self.long, self.probe = torch.zeros_like(self.plain), torch.zeros_like(self.plain)
+        self.end = self.step
 
     @property
     def fallbacks(self) -> Tensor:
@@ -207,30 +216,36 @@ class Safeguarded(Plain):
 
     def judge(self, step: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For the images evaluated, (B,) each: is x accepted, to be returned, does it stall."""
-        rose = ~(residual <= self.residual)
-        turned = ((step * self.step).flatten(1).sum(1) < 0) | residual.isinf()
-        self.long = rose & self.plain & turned & (self.beta > SHORTEST)
-        self.refused = rose & ~self.plain
-        accepted = ~(self.long | self.refused)
-        best = accepted & (residual <= self.least)
+        best = (residual <= self.least) & ((residual <= self.residual) | self.plain)
         self.least = torch.where(best, residual, self.least)
         gain = self.least < GAIN * self.gained
         self.gained = torch.where(gain, self.least, self.gained)
         self.idle = torch.where(gain, 0, self.idle + 1)
-        self.rises = torch.where(gain, 0, self.rises + (rose & self.plain))
-        stalled = (self.idle >= PATIENCE) & (self.rises >= RISES) & (self.least < FLOOR)
-        return accepted, best, stalled
+        suspect = (self.idle >= PATIENCE) & (self.least < FLOOR)
+        middle = suspect & (self.long | self.probe)
+        stalled = middle & (norm(self.step - 2 * step + self.end) > norm(self.step))
+        self.idle = torch.where(middle, 0, self.idle)  # straight: no floor
+        out = residual.isinf()
+        rose = ~(residual <= self.residual) | out
+        turned = ((step * self.step).flatten(1).sum(1) < 0) | out
+        # The norm may rise alone: of iterates that grow the relative residual need not.
+        longer = (rose | (norm(step) > norm(self.step))) & turned & (self.beta > SHORTEST)
+        self.long = self.plain & ~self.probe & longer
+        self.probe = self.plain & ~self.probe & rose & suspect & ~middle & ~self.long
+        self.refused = rose & ~self.plain
+        self.end = torch.where(per_image(self.long | self.probe), step, self.end)
+        return ~(self.long | self.probe | self.refused), best, stalled
 
     def next(self, image: Tensor, step: Tensor, residual: Tensor) -> Tensor:
         """The next x, from the plain step's image, T(x) - x and the relative residuals."""
-        back = self.long | self.refused
+        halved = self.long | self.probe
+        back = halved | self.refused
         self.near = torch.where(self.refused & ~self.far, NEAR * self.residual, self.near)
         self.residual = torch.where(back, self.residual, residual)
         self.step = torch.where(per_image(back), self.step, step)
         self.iterate = torch.where(per_image(back), self.iterate, image)
+        self.iterate = self.iterate - per_image(torch.where(halved, self.beta / 2, 0.0)) * self.step
         self.beta = torch.where(self.long, self.beta / 2, self.beta)
-        shorter = per_image(torch.where(self.long, self.beta, 0.0))
-        self.iterate = self.iterate - shorter * self.step
         self.far = (self.far | self.refused) & (self.residual > self.near)
         self.momentum.restart(back | ~self.far)
         slow = self.momentum.next(self.iterate, self.step, self.residual)

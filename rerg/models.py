@@ -83,10 +83,11 @@ class Model:
         return self.networks[name]
 
 
-def read_weights(path: Path) -> tuple[dict, bytes]:
+def read_weights(path: Path, key: str) -> tuple[dict, bytes]:
     """The description of a file of weights, of the JSON beside it, and the bytes of the file.
 
-    Raises InputError where either is missing, or they do not belong to each other.
+    Raises InputError where either is missing, the description lacks a key, or they do not belong
+    to each other.
     """
     path = Path(path)
     about_path = path.with_suffix(".json")
@@ -96,9 +97,9 @@ def read_weights(path: Path) -> tuple[dict, bytes]:
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no such file, needed to load {path.name}") from None
     except ValueError:
-        about = None
-    if not isinstance(about, dict):
-        raise InputError(f"{about_path}: expected a JSON description of {path.name}")
+        raise InputError(f"{about_path}: expected a JSON description of {path.name}") from None
+    if not isinstance(about, dict) or key not in about:
+        raise InputError(f"{about_path}: {key}: missing")
     if hashlib.sha256(content).hexdigest() != about.get("sha256"):
         raise InputError(f"{path}: the weights are not those that {about_path.name} describes")
     return about, content
@@ -122,10 +123,8 @@ def load_model(path: Path, expected: ModelSpec | None = None, device: str = "cpu
     expected: the spec that the model must have been trained by.
     Raises InputError where a file is missing, or its digest, spec or architecture differs.
     """
-    about, content = read_weights(path)
+    about, content = read_weights(path, "spec")
     about_path = Path(path).with_suffix(".json")
-    if "spec" not in about:
-        raise InputError(f"{about_path}: spec: missing")
     spec = ModelSpec.read(about["spec"], about_path)
     if expected is not None and about.get("config") != digest(expected):
         raise InputError(f"{path}: config is {about.get('config')}, expected {digest(expected)}")

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from rerg.config import InputError
 from rerg.downloads import cache_folder, download, is_pointer, sha256_of
 from rerg.models import build, fill, read_weights, save
+from rerg.networks import UNet
 from rerg.specs import EquilibriumSpec, ModelSpec, NetworkSpec
 
 log = logging.getLogger(__name__)
@@ -69,8 +70,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def denoiser_of(entry: Mapping) -> nn.Module:
-    """The denoiser of an entry, with other weights."""
+def network_of(entry: Mapping) -> nn.Module:
+    """The network of an entry as its authors have it, with random weights."""
+    if entry["network"] == "rg":
+        return UNet(list(entry["channels"]), entry["blocks"]).unet
     options = {"nc": tuple(entry["channels"]), "nb": entry["blocks"], "pretrained": None}
     make = {"drunet": DRUNet, "gsdrunet": GSDRUNet}[entry["network"]]
     return make(in_channels=3, out_channels=3, **options)
@@ -116,7 +119,7 @@ def convert(name: str, entry: Mapping, source: Path, target: Path) -> None:
         with torch.no_grad():  # bias-free, so that its last convolution scales all of it
             networks["rg"].unet.m_tail.weight /= spec.scale
         return save(target, networks, spec, about)
-    denoiser = denoiser_of(entry)
+    denoiser = network_of(entry)
     fill(denoiser, state, source)
     save_file({key: value.contiguous() for key, value in denoiser.state_dict().items()}, target)
     about = {"config": name, **about, "sha256": hashlib.sha256(target.read_bytes()).hexdigest()}
@@ -128,7 +131,7 @@ def load_denoiser(path: Path) -> nn.Module:
 
     Raises InputError as `rerg.models.load_model` does.
     """
-    about, content = read_weights(path)
-    denoiser = denoiser_of(about["published"])
+    about, content = read_weights(path, "published")
+    denoiser = network_of(about["published"])
     fill(denoiser, read_tensors(content), path)
     return denoiser.requires_grad_(False)

@@ -51,10 +51,10 @@ def find_baselines(folders: Sequence[Path]) -> dict[str, Path]:
 def lacks(settings: Mapping) -> str:
     """What a method needs and this machine lacks, in words; "" where it lacks nothing.
 
-    settings: of the method; a denoiser that is no variant is a file.
+    settings: of the method. Published weights are fetched in a run, so they are never lacking.
     """
-    needs, denoiser = settings.get("needs", {}), settings.get("denoiser", "")
-    files = needs.get("files", []) + [denoiser] * (denoiser not in ("", *variants()))
+    needs = settings.get("needs", {})
+    files = needs.get("files", [])
     missing = [
         *(f"the program {name}" for name in needs.get("programs", []) if not shutil.which(name)),
         *(f"the package {name}" for name in needs.get("packages", []) if not find_spec(name)),

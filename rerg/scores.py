@@ -19,7 +19,8 @@ import pandas as pd
 from rerg.config import InputError
 from rerg.files import Observed, Restored, fault, read_observed, read_restored
 from rerg.labels import CONTROLS, INITIAL, TRUTH
-from rerg.statistics import POOLED, psnr
+from rerg.metrics import psnr
+from rerg.statistics import POOLED
 
 log = logging.getLogger(__name__)
 

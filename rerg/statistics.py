@@ -33,16 +33,6 @@ TAIL = 0.025  # on each side of an interval
 POOLED = "all"  # in the place of a dataset: the images of all of them
 
 
-def psnr(x: np.ndarray, truth: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB, 10 log10(1 / MSE), peak 1.
-
-    ``x`` and ``truth`` are RGB images (3, H, W) in [0, 1] scale; no border is cropped and nothing
-    is clipped. Infinite for equal images.
-    """
-    mse = np.mean((x.astype(np.float64) - truth.astype(np.float64)) ** 2)
-    return float("inf") if mse == 0 else float(-10 * np.log10(mse))
-
-
 def stretch(count: int) -> float:
     """The factor by which a bootstrap of ``count`` values is too narrow, √(n / (n - 1)) t / z.
 

@@ -14,7 +14,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rerg.labels import CONTROLS, INITIAL, TRUTH, in_order, labels_of, short_names, solver_label
+from rerg.labels import (
+    CONTROLS,
+    INITIAL,
+    TRUTH,
+    in_order,
+    labels_of,
+    short_names,
+    solver_label,
+    variant_label,
+)
 from rerg.statistics import Evidence, spread
 
 log = logging.getLogger(__name__)
@@ -33,6 +42,20 @@ SOLVER_HEADS = {
     "unbounded": "q ≥ 1",
     "iterates": "iterates",
     "violations": "violations",
+}
+TRAINING_HEADS = {
+    "step": "steps",
+    "evaluations": "evaluations",
+    "seconds": "s",
+    "lost": "lost",
+    "skipped": "skipped",
+    "rollbacks": "rollbacks",
+    "gained": "gain (dB)",
+}
+TRAINING_FORMATS = {
+    **dict.fromkeys(("step", "evaluations", "seconds", "rollbacks"), "{:.0f}"),
+    **dict.fromkeys(("lost", "skipped"), "{:.0%}"),
+    "gained": "{:.2f}",
 }
 SOLVER_FORMATS = {
     "psnr": "{:.2f}",
@@ -396,6 +419,26 @@ _HTML = {
     "second": "<u>{}</u>",
     "table": html_table,
 }
+
+
+def trainings(descriptions: Sequence[Mapping]) -> tuple[pd.DataFrame, list[str]]:
+    """What every training did, a row per (variant, seed), and a note for each that is destroyed.
+
+    descriptions: the JSON beside the weights. `lost`, `skipped`: shares of the images without a
+    fixed point, and of the steps without a finite loss, in the last fifth; `rollbacks`: how often
+    the training went back; `gained`: PSNR over the initial image on the validation images, the
+    mean over the trained problems, in dB.
+    """
+    rows, notes = {}, []
+    for about in descriptions:
+        key = about["variant"], str(about["spec"]["seed"])
+        rows[key] = {name: about.get(name) for name in TRAINING_HEADS}
+        gained = list(about["gained"].values())
+        rows[key]["gained"] = float(np.mean(gained)) if gained else math.nan
+        if about["destroyed"]:
+            notes.append(f"{variant_label(key[0])}, seed {key[1]}: {about['destroyed']}")
+    index = pd.MultiIndex.from_tuples(list(rows), names=["variant", "seed"])
+    return pd.DataFrame(list(rows.values()), index=index, dtype="float64"), notes
 
 
 def write_tables(evidence: Evidence, folder: Path, problems: Mapping[str, Mapping]) -> None:

@@ -7,6 +7,7 @@ surroundings, and its margin is cut off again. Memory is that of a window.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise, product
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from rerg.problems import Problem
 from rerg.reconstructor import RG
 from rerg.specs import ProblemSpec
 
+STOPPED = {"limit": "at the limit, not converged", "stalled": "stalled, not converged"}
 TILE = 448  # pixels of y, without the margin: 1 GB with a network of 64 channels
 MARGIN = 32  # pixels of y; a blur's is wider by its kernel
 
@@ -126,16 +128,16 @@ class Restorer:
     def _report(self, solutions: list[Solution]) -> str:
         evaluations = sorted(int(s.evaluations[0]) for s in solutions)
         residual = max(float(s.residual[0]) for s in solutions)
-        lost = [s for s in solutions if not s.converged[0]]
-        if any(s.evaluations[0] < self.rg.iterations for s in lost):
+        stopped = Counter(s.stopped[0] for s in solutions)
+        if stopped["diverged"]:
             raise InputError(
                 "the iteration diverged: these weights have no equilibrium here; "
                 "try a larger --sigma"
             )
         count = f"{len(solutions)} tiles, " if len(solutions) > 1 else ""
         several = "" if evaluations[0] == evaluations[-1] else f"{evaluations[0]} to "
-        end = f"stopped with {len(lost)} not converged" if len(solutions) > 1 else "not converged"
+        lost = [f"{stopped[way]} {words}" for way, words in STOPPED.items() if stopped[way]]
         return (
             f"{count}{several}{evaluations[-1]} network evaluations, residual {residual:.1e}, "
-            + (end if lost else "converged")
+            + (", ".join(lost).removeprefix("1 " if len(solutions) == 1 else "") or "converged")
         )

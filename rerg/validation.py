@@ -79,6 +79,12 @@ def gains(
     return found
 
 
+def last_fifth(rows: Sequence[Mapping], key: str) -> float | None:
+    """The mean of a column over the last fifth of a training's table; None where it has none."""
+    values = [row[key] for row in rows[-max(len(rows) // 5, 1) :] if key in row]
+    return sum(values) / len(values) if values else None
+
+
 def destroyed(rows: Sequence[Mapping], networks: nn.Module, gained: Mapping[str, float]) -> str:
     """Why a training is no result, in a line; "" where it is one.
 
@@ -87,12 +93,9 @@ def destroyed(rows: Sequence[Mapping], networks: nn.Module, gained: Mapping[str,
     """
     if not all(bool(p.isfinite().all()) for p in networks.parameters()):
         return "weights that are not finite"
-    tail = rows[-max(len(rows) // 5, 1) :]
     for key, what in (("lost", "images lost"), ("skipped", "steps without a finite loss")):
-        shares = [row[key] for row in tail if key in row]
-        if shares and sum(shares) / len(shares) > SHARE:
-            share = 100 * sum(shares) / len(shares)
-            return f"{share:.0f} % of the {what} in the last fifth of the training"
+        if (share := last_fifth(rows, key) or 0) > SHARE:
+            return f"{100 * share:.0f} % of the {what} in the last fifth of the training"
     if gained and not sum(gained.values()) > 0:
         mean = sum(gained.values()) / len(gained)
         return f"validation images restored {-mean:.1f} dB below the initial images"

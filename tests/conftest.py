@@ -38,6 +38,7 @@ def _kernel_files() -> dict[str, str]:
     return paths
 
 
+TRAINED = [name for name, variant in variants().items() if not variant.published]
 KERNELS = _kernel_files()
 
 

@@ -1,12 +1,15 @@
 """The bound: tight where it must be, true on a trained RG, and its surrogate's gradient."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from conftest import clean_images, observe, white
+from conftest import clean_images, observe, spec_of, white
 
+from rerg.batch import Batch
 from rerg.bound import (
-    LEVEL,
+    Iterate,
     error_bound,
     iteration_bound,
     probes,
@@ -16,7 +19,9 @@ from rerg.bound import (
 )
 from rerg.iteration import Momentum, fixed_point
 from rerg.maps import GradientDescent, ProximalGradient
+from rerg.registry import load
 from rerg.restoration import measure_bound
+from rerg.solvers import fast
 
 TRUTH = clean_images(2, 6, 5).double()
 DIRECTION = white(TRUTH.shape, 1, torch.float64)
@@ -127,22 +132,65 @@ def test_a_zero_probe_leaves_the_gradient_finite():
 
 
 def test_probes_are_of_their_kinds():
-    truth, x0, x = TRUTH, TRUTH + 0.3 * DIRECTION, TRUTH - 0.1
-    drawn = [probes(truth, x0, np.random.default_rng(i), x) for i in range(60)]
-    without = [probes(truth, x0, np.random.default_rng(i)) for i in range(60)]
+    """Of 400 images half lead to the iterate, and a sixth each is white, radial and both."""
+    truth, direction = torch.full((400, 3, 8, 8), 0.5), white((400, 3, 8, 8), 4)
+    x0, x = truth + 0.3 * direction, truth - 0.1
+    e = probes(truth, x0, np.random.default_rng(0), x)
+    at_x = (e == x - truth).flatten(1).all(1)
+    rest = e / (0.3 * direction)
+    t = rest[:, :1, :1, :1]
+    radial = torch.isclose(rest, t.expand_as(rest), rtol=1e-3, atol=1e-5).flatten(1).all(1) & ~at_x
+    assert radial.float().mean().item() == pytest.approx(1 / 6, abs=0.06)
+    assert at_x.float().mean().item() == pytest.approx(1 / 2, abs=0.08)
+    assert 0 < t[radial].min() < 0.1 and 0.9 < t[radial].max() < 1
+    # what is left has white noise in it, of 0.3 of its level where x0 - x̂ is there too
+    alone = (e[~radial & ~at_x] * direction[~radial & ~at_x]).flatten(1).mean(1).abs() < 0.02
+    assert 0.3 < alone.float().mean() < 0.8
+    assert torch.equal(e, probes(truth, x0, np.random.default_rng(0), x))
 
-    def radial(e):
-        ratio = e / (0.3 * DIRECTION)
-        return torch.allclose(ratio, ratio[:, :1, :1, :1].expand_as(ratio))
 
-    at_x = [torch.allclose(e, x - truth) for e in drawn]
-    assert 5 <= sum(at_x) <= 30 and not any(torch.allclose(e, x - truth) for e in without)
-    assert 10 <= sum(map(radial, without)) <= 30
-    white_only = [e for e in without if not radial(e) and rms(e).max() <= 1.3 * LEVEL]
-    assert white_only and len({tuple(e.flatten().tolist()) for e in drawn if not radial(e)}) > 20
-    assert torch.equal(
-        probes(truth, x0, np.random.default_rng(3)), probes(truth, x0, np.random.default_rng(3))
+def test_an_iterate_is_one_of_the_maps_own_and_uniform():
+    """x_k = k of 5 000 images solved in turn: every k of 1 ... 6 is as likely, the last too."""
+    path = Iterate(torch.zeros(5000, 1, 1, 1), np.random.default_rng(0), 20)
+    fixed_point(
+        lambda x: x + 1,
+        torch.zeros(5000, 1, 1, 1),
+        iterations=6,
+        tolerance=0.0,
+        largest=math.inf,
+        watch=path,
     )
+    counts = torch.bincount(path.x.flatten().long(), minlength=7) / 5000
+    assert counts[0] == 0 and torch.allclose(counts[1:], torch.full((6,), 1 / 6), atol=0.02)
+
+
+def iterates_of(T, iterations, tolerance):
+    """The iterates of the fast solver."""
+    found = []
+
+    def watch(k, x, residual):
+        found.append(x)
+
+    fast.solve(T, iterations=iterations, tolerance=tolerance, watch=watch)
+    return found
+
+
+def test_the_probes_of_rerg_and_rg1_lie_on_the_path_of_the_fast_map(trained, monkeypatch):
+    for variant in ("rerg", "rg1"):
+        module, seen = load("variants", variant), []
+
+        def recorded(truth, x0, rng, iterate, seen=seen):
+            seen.append(iterate)
+            return iterate - truth
+
+        monkeypatch.setattr(module, "probes", recorded)
+        truth, observation = observe("sr2", 32, 32, 2)
+        spec = spec_of(variant, 100)
+        module.loss(trained, Batch(truth, observation, np.random.default_rng(0), 0), spec)
+        T = ProximalGradient(trained["rg"], observation, 400)
+        iterates = iterates_of(T, spec.equilibrium.iterations, spec.equilibrium.tolerance)
+        for image in range(2):
+            assert any(torch.allclose(seen[0][image], x[image], atol=1e-5) for x in iterates)
 
 
 def test_probes_change_the_surrogate(trained):

@@ -1,6 +1,7 @@
 """Precisions, on a CPU that rounds as a GPU does: what they reach, refuse and leave.
 
-`rounding_convolutions` gives this machine convolutions which round their operands to TF32 where cuDNN would,
+`rounding_convolutions` gives this machine convolutions which round their operands to TF32 where
+cuDNN would,
 forward and backward, so that a flag which is lost between the two shows.
 """
 

@@ -14,8 +14,7 @@ from deepinv.models import DRUNet, GSDRUNet
 from rerg.baselines import load_baseline
 from rerg.config import InputError
 from rerg.models import load_model
-from rerg.networks import UNet
-from rerg.published import convert, denoiser_of, fetch, load_denoiser, read_state
+from rerg.published import convert, fetch, load_denoiser, network_of, read_state
 from rerg.run import Run
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +32,8 @@ def saved(content: object) -> bytes:
 def published(network: str) -> torch.nn.Module:
     """A network as its authors have it, with random weights."""
     torch.manual_seed(0)
-    if network == "rg":
-        return UNet(SMALL["channels"], SMALL["blocks"]).unet
+    if network == "rg":  # a noise map would be its fourth channel
+        return DRUNet(in_channels=2, out_channels=3, nc=(4, 4, 8, 8), nb=1, pretrained=None)
     options = {"nc": tuple(SMALL["channels"]), "nb": SMALL["blocks"], "pretrained": None}
     return (DRUNet if network == "drunet" else GSDRUNet)(**options)
 
@@ -181,8 +180,7 @@ def read_state_of(folder: Path, state: dict) -> dict:
 def test_the_registry_states_networks_of_the_published_size():
     """130587453 and 130590113 bytes: the weights in float32 and some kilobytes of the format."""
     with torch.device("meta"):
-        rg = UNet(WEIGHTS["rg-published"]["channels"], WEIGHTS["rg-published"]["blocks"])
-        denoiser = denoiser_of(WEIGHTS["drunet-pnp-reg"])
+        rg, denoiser = (network_of(WEIGHTS[name]) for name in ("rg-published", "drunet-pnp-reg"))
     for network, size in ((rg, 130587453), (denoiser, 130590113)):
         weights = 4 * sum(parameter.numel() for parameter in network.parameters())
         assert 0 < size - weights < 2**16

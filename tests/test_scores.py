@@ -12,6 +12,7 @@ from synthetic import expected_of, synthetic_scores
 
 from rerg.config import InputError
 from rerg.files import Observed, Restored, write_observed, write_restored
+from rerg.metrics import psnr
 from rerg.scores import (
     COLUMNS,
     LATER,
@@ -27,7 +28,7 @@ from rerg.scores import (
     ssim,
     write_scores,
 )
-from rerg.statistics import POOLED, psnr
+from rerg.statistics import POOLED
 
 GENERATOR = np.random.default_rng(0)
 TRUTH = {name: GENERATOR.integers(0, 256, (40, 33, 3), dtype=np.uint8) for name in ("a", "b")}

@@ -6,8 +6,9 @@ import pytest
 from skimage import metrics
 from synthetic import synthetic_scores
 
+from rerg.metrics import psnr
 from rerg.scores import COLUMNS
-from rerg.statistics import CAP, RESAMPLES, Evidence, interval, psnr, resampled, spread, stretch
+from rerg.statistics import CAP, RESAMPLES, Evidence, interval, resampled, spread, stretch
 
 METHODS = {
     "rg": {"label": "RG", "variant": "rg", "solver": "fast"},

@@ -26,6 +26,7 @@ FROM_THE_RUN = [
         suffix=["pdf", "png"],
     ),
     *expand("<results>/figures/training.{suffix}", suffix=["pdf", "png"]),
+    *expand("<results>/tables/trainings.{suffix}", suffix=["csv", "md", "tex", "html"]),
     *expand(
         "<results>/figures/tuning.{suffix}", suffix=["pdf", "png"] if TUNED else []
     ),
@@ -183,6 +184,11 @@ rule draw_training:
             seed=run.seeds,
             variant=run.variants(),
         ),
+        models=expand(
+            "<results>/models/{seed}/{variant}.json",
+            seed=run.seeds,
+            variant=run.variants(),
+        ),
     output:
         pdf="<results>/figures/training.pdf",
         png=report(
@@ -191,6 +197,13 @@ rule draw_training:
             category="Figures",
             labels={"dataset": "training", "figure": "training"},
         ),
+        table=report(
+            "<results>/tables/trainings.html",
+            caption="../report/trainings.rst",
+            category="Tables",
+            labels={"dataset": "training", "table": "trainings"},
+        ),
+        tables=multiext("<results>/tables/trainings", ".csv", ".md", ".tex"),
     log:
         "<results>/logs/draw_training.log",
     conda:

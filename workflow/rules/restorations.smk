@@ -28,7 +28,10 @@ rule restore:
         spec=spec_of,
         options=options_of,
         device=run.config["device"],
-        restoration={k: RESTORATION[k] for k in ("batch", "bound_iterates", "compile", "precision")},
+        restoration={
+            k: RESTORATION[k]
+            for k in ("batch", "bound_iterates", "compile", "precision")
+        },
         code=code_of_restoration,
     script:
         "../scripts/restore.py"

@@ -10,7 +10,7 @@ from rerg.models import Model, save
 from rerg.parallel import spread
 from rerg.script import checkpoint_of, logged
 from rerg.training import TrainingJob, train_job
-from rerg.validation import Validation, destroyed, gains
+from rerg.validation import Validation, destroyed, gains, last_fifth
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ with logged(snakemake.log[0]):
         log.warning(
             "%s with seed %d is destroyed: %s", params.spec.variant, params.spec.seed, reason
         )
-    last = {key: rows[-1][key] for key in ("step", "evaluations", "seconds")}
-    about = {**last, "gained": gained, "destroyed": reason}
+    about = {key: rows[-1][key] for key in ("step", "evaluations", "seconds", "rollbacks")}
+    about |= {key: last_fifth(rows, key) for key in ("lost", "skipped")}
+    about |= {"gained": gained, "destroyed": reason}
     save(Path(output.weights), networks, params.spec, about)
     Path(job.checkpoint).unlink(missing_ok=True)
