@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RESULTS := results/demo
 
-.PHONY: help demo test test-cluster bench baseline check-baseline weights lint lock report clean
+.PHONY: help demo test test-cluster bench bench-gpu baseline check-baseline weights lint lock report clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ test-cluster: .venv/installed ## run on a real Slurm on this machine (minutes; r
 bench: .venv/installed ## measure speed on the demo's models, after a demo where there is none (10 to 25 minutes)
 	@test -e $(RESULTS)/claims.md || { echo 'no finished $(RESULTS): the demo comes first'; $(MAKE) demo; }
 	$(BIN)/python -m benchmarks $(RESULTS)
+
+bench-gpu: .venv/installed ## measure what this machine's GPU does with networks, solvers and trainings (4 minutes)
+	$(BIN)/python -m benchmarks.gpu
 
 NEW := workflow/baselines/$(NAME)
 

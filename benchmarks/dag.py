@@ -1,6 +1,6 @@
 """Seconds that Snakemake takes to read the workflow and build the DAG of a larger grid.
 
-    python benchmarks/dag.py [times; default 10]
+    python -m benchmarks.dag [times; default 10]
 
 The grid is config/paper.yaml's with every problem so many times over. To be held: 10 s at 10, on
 an idle machine; on a busy one the seconds of the processor tell.

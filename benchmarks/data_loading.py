@@ -1,6 +1,6 @@
 """Share of a training step that is spent waiting for crops.
 
-    python benchmarks/data_loading.py [prepared .h5 files; default: the embedded training set]
+    python -m benchmarks.data_loading [prepared .h5 files; default: the embedded training set]
 
 The step is the denoising step of the default config: 8 crops of 48 pixels, DRUNet of widths
 16, 32, 64, 64, Adam, one thread, on the CPU. Waiting is timed around the call that asks for the
