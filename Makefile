@@ -9,6 +9,9 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .venv/installed: pyproject.toml constraints.txt
+	@case "$$PWD" in *[[:space:]\'\"]*) \
+		echo "$$PWD: blanks or quotes in its path, which pip's scripts cannot run from; move the clone"; \
+		exit 1;; esac
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' || \
 		{ echo "$(PYTHON) is older than Python 3.11.4; name a newer one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv

@@ -23,7 +23,8 @@ configfile: str(ROOT / "config/config.yaml")
 
 
 try:
-    run = Run(config, ROOT, *workflow.configfiles, *workflow.overwrite_configfiles)
+    files = [*workflow.configfiles, *workflow.overwrite_configfiles]
+    run = Run(config, ROOT, *files, workflow.config_settings.config)
     read_claims(
         ROOT / "config/claims.yaml",
         ROOT / "workflow/schemas/claims.schema.yaml",

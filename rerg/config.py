@@ -107,16 +107,22 @@ _TYPES = Draft202012Validator.TYPE_CHECKER.redefine_many(
 Validator = extend(Draft202012Validator, type_checker=_TYPES)
 
 
-def origins(files: Sequence[str | Path]) -> dict[str, str]:
-    """Top-level key of a merged config to the last file that sets it, else the last file."""
-    origin: dict[str, str] = defaultdict(lambda: str(files[-1]))
-    for file in files:
-        if Path(file).is_file() and isinstance(content := read_yaml(file), dict):
-            origin |= dict.fromkeys(content, str(file))
+def origins(files: Sequence[str | Path | Mapping]) -> dict[str, str]:
+    """Top-level key of a merged config to the last file that sets it, else the last file.
+
+    A mapping among the files holds what `--config` sets.
+    """
+    paths = [str(file) for file in files if not isinstance(file, Mapping)]
+    origin: dict[str, str] = defaultdict(lambda: paths[-1])
+    for path in paths:
+        if Path(path).is_file() and isinstance(content := read_yaml(path), dict):
+            origin |= dict.fromkeys(content, path)
+    for given in (file for file in files if isinstance(file, Mapping)):
+        origin |= dict.fromkeys(given, "--config")
     return origin
 
 
-def check(instance: Any, schema: Mapping | Path, *files: str | Path) -> None:
+def check(instance: Any, schema: Mapping | Path, *files: str | Path | Mapping) -> None:
     """Hold an instance, merged from files, against a JSON schema (or the YAML file of one).
 
     Raises InputError with the first fault: `file: key: what was expected`.

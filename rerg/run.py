@@ -53,12 +53,11 @@ def lacks(settings: Mapping) -> str:
 
     settings: of the method. Published weights are fetched in a run, so they are never lacking.
     """
-    needs = settings.get("needs", {})
-    files = needs.get("files", [])
+    needs = {"programs": [], "packages": [], "files": [], **settings.get("needs", {})}
     missing = [
-        *(f"the program {name}" for name in needs.get("programs", []) if not shutil.which(name)),
-        *(f"the package {name}" for name in needs.get("packages", []) if not find_spec(name)),
-        *(f"the file {name}" for name in files if not Path(os.path.expandvars(name)).exists()),
+        *(f"the program {name}" for name in needs["programs"] if not shutil.which(name)),
+        *(f"the package {name}" for name in needs["packages"] if not find_spec(name)),
+        *(f"the file {f}" for f in needs["files"] if not Path(os.path.expandvars(f)).exists()),
     ]
     return " and ".join(missing)
 
@@ -116,8 +115,10 @@ class Run:
     Raises InputError on any fault.
     """
 
-    def __init__(self, config: Mapping, root: Path, *files: str | Path):
-        """config: merged from `files`, which faults are ascribed to; root: of the repository."""
+    def __init__(self, config: Mapping, root: Path, *files: str | Path | Mapping):
+        """config: merged from `files`, which faults are ascribed to (a mapping: what `--config`
+        sets); root: of the repository.
+        """
         folder, self._schemas = root / "config", root / "workflow" / "schemas"
         origins(files)  # Snakemake reads them too, but a key that stands twice it loses
         schema = _schema(self._schemas / "config.schema.yaml")
@@ -139,7 +140,7 @@ class Run:
         check_crop(self, origins(files)["training"])
         check_precisions(self, origins(files))
 
-    def _add_baselines(self, files: Sequence[str | Path]) -> None:
+    def _add_baselines(self, files: Sequence[str | Path | Mapping]) -> None:
         described = {}
         for name, path in self.baselines.items():
             settings = path / f"{name}.yaml"
@@ -179,7 +180,7 @@ class Run:
         defaults = {"label": name, "parameters": {}, "tune": {}, "timeout": TIMEOUT}
         return {**defaults, **settings, "baseline": ways[0]}
 
-    def _check_names(self, files: Sequence[str | Path]) -> None:
+    def _check_names(self, files: Sequence[str | Path | Mapping]) -> None:
         config, source = self.config, origins(files)
 
         def known(names: Sequence[str], registry: Mapping, key: str, kind: str) -> None:

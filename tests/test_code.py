@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TRAINED
 
 from rerg import code
 from rerg.code import closure, code_digest, imports
@@ -45,7 +45,7 @@ def cases():
     )
     return [
         *((path,) for path in SCRIPTS),
-        *((train, f"variants.{variant}") for variant in variants()),
+        *((train, f"variants.{variant}") for variant in TRAINED),
         *((restore, f"variants.{variant}", "solvers.fast") for variant in variants()),
         *((restore, "variants.rerg", f"solvers.{solver}") for solver in solvers()),
         (tune, "variants.rerg", "solvers.fast"),
@@ -67,7 +67,7 @@ def test_a_closure_holds_every_module_that_is_really_imported():
 def test_a_stage_depends_on_no_later_one():
     folder = ROOT / "workflow" / "scripts"
     later = {f"rerg.{name}" for name in ("figures", "tables", "claims", "provenance")}
-    for variant in variants():
+    for variant in TRAINED:
         trained = closure(folder / "train.py", f"variants.{variant}")
         assert not {*later, "rerg.scores", "rerg.tuning", "rerg.restoration"} & set(trained)
         restored = closure(folder / "restore.py", f"variants.{variant}", "solvers.fast")
@@ -77,15 +77,20 @@ def test_a_stage_depends_on_no_later_one():
 
 
 def test_a_variant_depends_on_no_other():
-    for variant in variants():
+    for variant in TRAINED:
         modules = closure(ROOT / "workflow/scripts/train.py", f"variants.{variant}")
         assert [m for m in modules if m.startswith("rerg.variants.")] == [
             f"rerg.variants.{variant}"
         ]
 
 
-def test_the_package_has_no_circle_of_imports():
-    left = {name: set(imports(path)) - {name} for name, path in PACKAGE.items()}
+def test_the_package_has_no_circle_of_imports(tmp_path):
+    left = {}
+    for name, path in PACKAGE.items():
+        tree = ast.parse(path.read_text())
+        really = [node for node in tree.body if "TYPE_CHECKING" not in ast.unparse(node)[:20]]
+        (tmp_path / f"{name}.py").write_text(ast.unparse(ast.Module(really, [])))
+        left[name] = set(imports(tmp_path / f"{name}.py")) - {name}
     assert len(left) > 30 and sum(map(len, left.values())) > 60
     while leaves := {name for name, needed in left.items() if not needed & set(left)}:
         left = {name: needed for name, needed in left.items() if name not in leaves}

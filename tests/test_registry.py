@@ -38,7 +38,8 @@ def test_a_description_agrees_with_the_module(kind, name):
         elif entry.default_factory is not MISSING:
             default = entry.default_factory()
         assert getattr(described, entry.name) == getattr(module, entry.name.upper(), default)
-    assert callable(module.loss if kind == "variants" else module.solve)
+    if kind == "solvers" or not described.published:
+        assert callable(module.loss if kind == "variants" else module.solve)
 
 
 def test_every_variant_names_what_it_has():

@@ -76,7 +76,7 @@ import logging, sys, time
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[1])
-from conftest import TRAINED, crops, spec_of
+from conftest import crops, spec_of
 from rerg.training import train
 def slow(rng):
     print("step", flush=True)
@@ -86,7 +86,8 @@ train(spec_of("red", 60), slow, None, Path(sys.argv[2]), checkpoint_every=1e9)
 """
 
 
-def test_sigterm_keeps_a_checkpoint_that_resumes_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_training_keeps_a_checkpoint_that_resumes_bit_for_bit(number, tmp_path):
     checkpoint = tmp_path / "red"
     environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
     command = [sys.executable, "-c", SCRIPT, str(TESTS), str(checkpoint)]
@@ -95,7 +96,7 @@ def test_sigterm_keeps_a_checkpoint_that_resumes_bit_for_bit(tmp_path):
     ) as process:
         for _ in range(4):
             assert process.stdout.readline() == "step\n"
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         assert process.wait(120) == 143
     spec = spec_of("red", 60)
     assert 3 <= load_checkpoint(checkpoint, {"spec": asdict(spec)})["step"] < 20
