@@ -49,7 +49,7 @@ def operations(channels: list[int], blocks: int) -> float:
     with torch.no_grad(), torch.device("meta"):  # nothing is computed
         unet = UNet(channels, blocks)
         with counter:
-            unet(torch.zeros(1, 3, SIDE, SIDE))
+            unet.body(torch.zeros(1, 3, SIDE, SIDE))
     return counter.get_total_flops() / SIDE**2
 
 
@@ -141,7 +141,9 @@ def main() -> None:
         checks = config["restoration"]["bound_iterates"] if solver == "fast" else 0
         count = sum(len(run.problems_of(m)) * len(run.seeds_of(m)) for m in methods)
         hours = count * restored(options["iterations"] + checks, tested)
-        row("restoration", f"{solver}: {count} methods x problems", both, hours)
+        climbs = "tolerance" in options  # else all is in the first precision
+        where, hours = (both, hours) if climbs else (ends[0], hours[[0, 0]])
+        row("restoration", f"{solver}: {count} methods x problems", where, hours)
     tuning = config["tuning"]
     if tuning["rounds"]:
         per_variant = len(tuning["factors"]) + STEPS + 2 * (tuning["rounds"] - 1)
