@@ -92,8 +92,8 @@ def model_trial(
     model: Model,
     validation: Validation,
     options: Mapping,
-    precisions: Sequence[str],
     batch_size: int,
+    precisions: Sequence[str] = ("float32",),
 ) -> Trial:
     """A trial of a variant by the fast solver: its mean PSNR and network evaluations."""
     observed: dict[str, tuple] = {}

@@ -26,7 +26,7 @@ with logged(snakemake.log[0]):
     if "variant" in settings:
         grid = {FACTOR: tuning["factors"]}
         model = load_model(weights, device=params.device)
-        trial = model_trial(model, validation, options, params.precisions, params.batch)
+        trial = model_trial(model, validation, options, params.batch, params.precisions)
     else:
         grid = settings["tune"]
         load = partial(load_baseline, name, settings, code, weights, params.device)
