@@ -292,7 +292,7 @@ def text_of(table):
         ),
         (
             lambda t: text_of(t) + "test,photos\n",
-            "line 8: expected 26 cells, as in the head, got 2",
+            "line 8: expected 27 cells, as in the head, got 2",
         ),
         (lambda t: text_of(t)[:-1], "the last line has no end; the file seems to have broken off"),
         (lambda t: text_of(t) + '"', "not a CSV table (unexpected end of data)"),

@@ -84,7 +84,7 @@ def test_content_that_is_no_spec_is_one_line(content):
 def test_a_spec_of_a_problem_has_what_its_observations_depend_on():
     for name, entry in PROBLEMS.items():
         spec = ProblemSpec.of(name, entry)
-        shown = {"label", "short", "trained", "learning_rate"}
+        shown = {"label", "short", "trained", "learning_rate", "iterations"}
         for key, value in entry.items():
             if key not in shown:
                 assert getattr(spec, key) == value
