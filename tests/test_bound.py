@@ -179,7 +179,7 @@ def test_the_probes_of_rerg_and_rg1_lie_on_the_path_of_the_fast_map(trained, mon
     for variant in ("rerg", "rg1"):
         module, seen = load("variants", variant), []
 
-        def recorded(truth, x0, rng, iterate, seen=seen):
+        def recorded(truth, x0, rng, iterate, noise, seen=seen):
             seen.append(iterate)
             return iterate - truth
 
