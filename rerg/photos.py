@@ -117,6 +117,9 @@ def check_suffix(path: Path, photo: Photo) -> None:
         raise InputError(f"{path}: expected a name that ends in one of {', '.join(SUFFIXES)}")
     if photo.alpha is not None and suffix in WITHOUT_ALPHA:
         raise InputError(f"{path}: {suffix} holds no transparency; expected .png, .tif or .webp")
+    grey = photo.x.shape[0] == 1
+    if photo.alpha is not None and grey and photo.bits == 16 and suffix in (".tif", ".tiff"):
+        raise InputError(f"{path}: grey of 16 bits with transparency: expected .png")
 
 
 def write_photo(path: Path, photo: Photo) -> None:
@@ -142,7 +145,10 @@ def write_photo(path: Path, photo: Photo) -> None:
         else:
             from skimage.io import imsave
 
-            imsave(unfinished, pixels, check_contrast=False)
+            # Said, as tifffile takes two channels for pages where it has to guess.
+            layout = {"photometric": "minisblack" if x.shape[0] < 3 else "rgb"}
+            layout |= {"planarconfig": "contig"} if pixels.ndim == 3 else {}
+            imsave(unfinished, pixels, check_contrast=False, **layout)
         unfinished.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -58,7 +58,7 @@ def test_the_reconstructor_of_the_page_is_a_method():
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
     run = Run({**config, **yaml.safe_load(block), "comparisons": []}, ROOT, "page")
     assert run.methods["pnp-pgd"]["label"] == "PnP-PGD"
-    assert run.variants() == ["rg"]  # whose denoiser it uses; trained from red
+    assert run.variants() == ["red", "rg"]  # rg, whose denoiser it uses, and its start
 
 
 def test_the_rule_of_the_page_is_the_one_that_is_shipped():

@@ -9,7 +9,7 @@ from torchdeq import get_deq
 from rerg.equilibrium import equilibrium
 from rerg.iteration import fixed_point
 from rerg.maps import ADMM, GradientDescent, ProximalGradient
-from rerg.networks import build
+from rerg.networks import UNet
 from rerg.problems import generator
 
 
@@ -160,7 +160,7 @@ def stored_bytes(step) -> int:
 def test_memory_does_not_grow_with_forward_iterations():
     problem = problem_of("blur16")
     observation = problem.observe(clean_images(1, 32, 32), [generator("test", "blur16", "0")])
-    T = ProximalGradient(build({"channels": [4] * 4, "blocks": 1}, False, 0), observation, SCALE)
+    T = ProximalGradient(UNet([4] * 4, 1), observation, SCALE)
 
     def deq(iterations):
         return equilibrium(

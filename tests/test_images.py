@@ -20,6 +20,7 @@ import pytest
 import scipy.io
 import skimage
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -102,7 +103,7 @@ def test_registry_follows_its_schema():
         ({"folder": ""}, "set5.folder: expected"),
         ({"folder": "data\nset5"}, "set5.folder: expected"),
         ({"urls": ["https://a/{name}"]}, "set5.urls.0: expected"),
-        ({"sha256": {7: "0" * 64}}, "set5.sha256: expected string"),
+        ({"sha256": {7: "0" * 64}}, "set5.sha256: expected a name"),
     ],
 )
 def test_a_fault_of_the_registry_is_one_line(change, message):
@@ -666,33 +667,39 @@ def test_one_file_of_kernels_is_expected(tmp_path, count):
 
 
 def test_locked_digests_outlive_fetching_again_and_its_failure(tmp_path):
-    entry = folder_of(tmp_path / "in", a=noise(9, 9, 3))
-    for name in ("rerg", "config", "workflow"):
+    for name in ("Snakefile", "rerg", "workflow"):
         (tmp_path / name).symlink_to(ROOT / name)
-    datasets = {split: ["mine"] for split in ("train", "validation", "test")}
-    (tmp_path / "Snakefile").write_text(
-        f"RESULTS, PROBLEMS = 'results/test', {{}}\n"
-        f"RUN = {{'datasets': {datasets}, 'problems': [], 'training': {{'crop': 8}}}}\n"
-        f"DATASETS = {{'mine': {entry}}}\n"
-        "include: 'workflow/rules/images.smk'\n"
-    )
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    entry = folder_of(tmp_path / "in", a=noise(40, 40, 3))
+    entry |= {"use": ["train", "validation", "test"], "licence": "none", "citation": "none"}
+    with (tmp_path / "config/datasets.yaml").open("a", encoding="utf-8") as file:
+        file.write(yaml.safe_dump({"mine": entry}))
+    config = {
+        "run": "test",
+        "datasets": {split: ["mine"] for split in ("train", "validation", "test")},
+        "problems": ["den25"],
+        "methods": ["red"],
+        "comparisons": [],
+        "examples": [],
+    }
+    config["training"] = {"crop": 32}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
 
     def run():
-        command = (
-            "-m snakemake --cores 1 --quiet all --forcerun fetch -- results/test/images/mine.h5"
-        )
+        command = "-m snakemake --cores 1 --quiet all --configfile mine.yaml --forcerun fetch --"
         return subprocess.run(
-            [sys.executable, *command.split()],
+            [sys.executable, *command.split(), "results/test/images/mine.h5"],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
         )
 
-    assert run().returncode == 0
+    done = run()
+    assert done.returncode == 0, done.stderr
     lock = tmp_path / "results/test/images/mine.lock"
     digests = lock.read_text()
-    Image.fromarray(noise(9, 9, 3)).save(tmp_path / "in" / "a.png")
+    Image.fromarray(noise(40, 40, 3)).save(tmp_path / "in" / "a.png")
     for _ in range(2):
         failed = run()
         assert failed.returncode != 0

@@ -24,6 +24,10 @@ def test_depth_channels_and_alpha_are_kept(tmp_path, suffix, bits, channels):
     colours = channels - (channels in (2, 4))
     x = torch.from_numpy(array).movedim(-1, 0).float() / (2**bits - 1)
     alpha = x[colours:] if channels > colours else None
+    if (suffix, bits, channels) == (".tif", 16, 2):  # Pillow could not read it again
+        with pytest.raises(InputError, match=r"a\.tif: grey of 16 bits with transparency"):
+            write_photo(tmp_path / f"a{suffix}", Photo(x[:colours], alpha, bits))
+        return
     write_photo(tmp_path / f"a{suffix}", Photo(x[:colours], alpha, bits))
     photo = read_photo(tmp_path / f"a{suffix}")
     torch.testing.assert_close(photo.x, x[:colours], atol=1e-7, rtol=0)

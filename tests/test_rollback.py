@@ -21,8 +21,8 @@ def test_the_rate_rises_over_a_tenth_of_the_budget_and_falls_to_zero():
     top = rates.index(max(rates))
     assert top == pytest.approx(WARM_UP * 1000, abs=1)
     assert rates[top] == pytest.approx(spec.learning_rate, rel=0.03)
-    assert all(a < b for a, b in itertools.pairwise(rates))
-    assert all(a > b for a, b in zip(rates[top:-1], rates[top + 1 :], strict=True))
+    assert all(a < b for a, b in itertools.pairwise(rates[: top + 1]))
+    assert all(a > b for a, b in itertools.pairwise(rates[top:]))
     assert rates[0] == 0 and rates[-1] == pytest.approx(0, abs=1e-12)
 
 

@@ -1,20 +1,16 @@
 """Tuning: the search on a function with a known maximum, and the table of trials."""
 
-import json
 import math
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from conftest import clean_images, problem_of, spec_of, write_images
 
-from rerg import figures
 from rerg.baselines import Baseline, restore
 from rerg.models import Model
 from rerg.problems import generator
-from rerg.registry import variants
 from rerg.tuning import (
     GAIN,
     STEPS,
@@ -177,40 +173,3 @@ def test_a_trial_of_a_baseline_that_fails_is_a_row(validation):
     assert trial(DEN25, {"shift": 2.0}) == {"failed": "ValueError: too far"}
     near, far = (trial(DEN25, {"shift": shift})["psnr"] for shift in (0.0, 0.5))
     assert near == pytest.approx(-20 * math.log10(25 / 255), abs=0.3) and far < 7
-
-
-def test_the_figure_marks_the_best_hollow_where_it_is_on_the_edge():
-    problems = {"den25": {"short": "den 25", "label": "Denoising", "trained": True}}
-    methods = {
-        "rg": {"label": "RG", "variant": "rg", "solver": "fast"},
-        "tv": {"label": "TV", "baseline": ".py", "parameters": {"weight": 4}},
-    }
-    rows = {"rg": [("sigma_factor", [1, 2, 4], [20, 22, 21])], "tv": [("weight", [4, 8], [18, 19])]}
-    tables = {
-        name: pd.DataFrame(
-            {
-                "problem": "den25",
-                "parameters": [json.dumps({key: value}) for value in values],
-                "psnr": quality,
-            }
-        )
-        for name, ((key, values, quality),) in rows.items()
-    }
-    (ax,) = figures.tuning(tables, methods, problems).axes
-    curve, best_rg, _, best_tv = ax.lines
-    assert list(curve.get_xdata()) == [1, 2, 4]
-    assert best_rg.get_xydata().tolist() == [[2, 22]]
-    assert best_rg.get_markerfacecolor() == variants()["rg"].color
-    assert best_tv.get_xydata().tolist() == [[2, 19]]  # 8, relative to 4
-    assert best_tv.get_markerfacecolor() == "white"
-    assert ax.get_ylim()[0] == 19 - 1  # the lowest of the best values, less 1 dB
-
-
-def test_the_figure_has_an_empty_panel_where_no_trial_succeeded():
-    problems = {p: {"short": p, "label": p, "trained": True} for p in ("den25", "sr2")}
-    parameters = [json.dumps({"sigma_factor": value}) for value in (1, 2)]
-    rows = {"problem": ["den25"] * 2 + ["sr2"] * 2, "parameters": parameters * 2}
-    table = pd.DataFrame({**rows, "psnr": [20, 21, None, None]})
-    methods = {"rg": {"label": "RG", "variant": "rg", "solver": "fast"}}
-    full, empty = figures.tuning({"rg": table}, methods, problems).axes
-    assert full.lines and not empty.lines

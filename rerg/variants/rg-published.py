@@ -4,6 +4,6 @@ It is not trained here: config/weights.yaml has an entry of this name.
 """
 
 LABEL = "RG, published"
-COLOR = "#888888"
+COLOR = "#000000"
 NETWORKS = {"rg": False}
 PUBLISHED = True
