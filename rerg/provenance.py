@@ -54,7 +54,7 @@ def wall_times(benchmarks: Path) -> dict[str, dict]:
     """Seconds and jobs per stage, of Snakemake's benchmark files `{stage}.{...}.tsv`."""
     stages: dict[str, dict] = {}
     for path in sorted(benchmarks.glob("*.tsv")):
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
         stage = stages.setdefault(path.name.split(".")[0], {"jobs": 0, "seconds": 0.0})
         stage["jobs"] += 1

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import h5py
-
 from rerg.figures import examples, save_figure
 from rerg.files import restorations_of
+from rerg.images import open_images
 from rerg.scores import images_of
 from rerg.script import logged
 
@@ -15,7 +14,7 @@ with logged(snakemake.log[0]):
         path.stem: path for folder in source.observations for path in Path(folder).glob("*.npz")
     }
     rows = {}
-    with h5py.File(source.images) as file:
+    with open_images(source.images) as file:
         images = sorted(file)
         for number, problem in enumerate(params.examples):
             image = images[number % len(images)]

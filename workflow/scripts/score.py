@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import h5py
 import pandas as pd
 
 from rerg.devices import set_up_cpu
 from rerg.files import restorations_of
+from rerg.images import open_images
 from rerg.perceptual import load_lpips
 from rerg.provenance import commit
 from rerg.scores import score, write_scores
@@ -15,7 +15,7 @@ from rerg.script import logged
 with logged(snakemake.log[0]):
     source = snakemake.input
     set_up_cpu(snakemake.threads)
-    with h5py.File(source.images) as file:
+    with open_images(source.images) as file:
         truth = {image: file[image][()] for image in file}
     lpips = load_lpips(Path(source.lpips))
     # Read here, not given by params: a commit alone must not make the scores stale.
