@@ -542,7 +542,9 @@ def tuning(
             ax.set_ylim(bottom=max(min(bests) - 1, ax.get_ylim()[0]))
         ax.set_xscale("log")
         ax.set_title(short_names(problems).get(problem, problem))
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+        low, high = ax.get_xlim()
+        subs = (1, 2, 5) if high < 20 * low else (1,)  # more would overlap
+        ax.xaxis.set_major_locator(LogLocator(subs=subs, numticks=9))
         ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.tick_params(labelbottom=True)
