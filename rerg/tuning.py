@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from rerg.baselines import FACTOR, Baseline, guarded
 from rerg.baselines import restore as restore_by
+from rerg.downloads import whole
 from rerg.files import Restored
 from rerg.metrics import psnr
 from rerg.models import Model
@@ -190,11 +191,9 @@ def read_trials(path: Path) -> pd.DataFrame:
 
 
 def _write(rows: list[dict], path: Path) -> None:
-    unfinished = path.with_suffix(".partial")
-    pd.DataFrame(rows).reindex(columns=COLUMNS).to_csv(
-        unfinished, index=False, float_format="%.6g", lineterminator="\n"
-    )
-    unfinished.replace(path)
+    table = pd.DataFrame(rows).reindex(columns=COLUMNS)
+    with whole(path) as unfinished:
+        table.to_csv(unfinished, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def best(path: Path, problem: str) -> Parameters:
