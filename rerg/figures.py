@@ -497,9 +497,10 @@ def tuning(
 ) -> Figure:
     """PSNR on the validation images over a tuned parameter, a panel per problem.
 
-    ``tables`` maps what was tuned, a variant or a baseline, to its trials (`read_trials`); one that
-    tunes several parameters is left to its table. The values are relative to the ``declared``
-    ones, 1 where there is none, so that all share an axis.
+    ``tables`` maps what was tuned, a variant (its σ), a method (the step of its solver) or a
+    baseline, to its trials (`read_trials`); one that tunes several parameters is left to its table.
+    The values are relative to the ``declared`` ones, 1 where there is none, so that all share an
+    axis.
     """
     curves = {}
     for name, table in tables.items():
@@ -516,7 +517,9 @@ def tuning(
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(WIDTH, 1.6 * rows + 0.8), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
-    colors = {name: color_of_variant(methods.get(name, {}).get("variant", name)) for name in curves}
+    variant = {name: methods.get(name, {}).get("variant", name) for name in curves}
+    solver = {name: methods.get(name, {}).get("solver", FAST) for name in curves}
+    colors = {name: color_of_variant(variant[name]) for name in curves}
     for ax, problem in zip(axes, names, strict=False):
         bests = []
         for name, table in curves.items():
@@ -525,7 +528,7 @@ def tuning(
             if line.empty:
                 continue
             color = colors[name]
-            style = "-" if color != OTHER else "--"
+            style = "--" if color == OTHER else line_of_solver(solver[name])[0]
             ax.plot(line["value"], line["psnr"], style, color=color, linewidth=1)
             chosen = line.loc[line["psnr"].idxmax()]
             bests.append(chosen["psnr"])
@@ -552,15 +555,20 @@ def tuning(
         ax.remove()
     order = list(dict.fromkeys(entry.get("variant", name) for name, entry in methods.items()))
     handles = [
-        Line2D([], [], color=colors[name], label=variant_label(name))
-        for name in in_order(curves, order)
-        if colors[name] != OTHER
+        Line2D([], [], color=color_of_variant(name), label=variant_label(name))
+        for name in in_order(variant.values(), order)
+        if color_of_variant(name) != OTHER
     ]
-    if len(handles) < len(curves):
+    for name in sorted({solver[name] for name in curves} - {FAST}):
+        line, label = line_of_solver(name)[0], f"step of {solver_label(name)}"
+        handles.append(Line2D([], [], color=OTHER, linestyle=line, label=label))
+    if OTHER in colors.values():
         handles.append(Line2D([], [], color=OTHER, linestyle="--", label="baselines"))
     for face, label in ((OTHER, "best"), ("white", "best, on the edge")):
         handles.append(Line2D([], [], color=OTHER, marker="o", linestyle="", mfc=face, label=label))
     figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / 2))
-    figure.supxlabel("σ, or a baseline's parameter, relative to its declared value", fontsize=8)
+    figure.supxlabel(
+        "σ, a step or a baseline's parameter, relative to its declared value", fontsize=8
+    )
     figure.supylabel("validation PSNR (dB)", fontsize=8)
     return figure

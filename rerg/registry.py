@@ -46,13 +46,14 @@ class Solver:
     """A procedure that restores with an RG, by the constants of `rerg/solvers/<name>.py`.
 
     label, line, marker: in tables and figures; options: what the config must give, key to its type
-    ("count" or "positive").
+    ("count" or "positive"); tuned: that of them which is chosen by problem on validation images.
     """
 
     label: str
     line: str
     marker: str
     options: Mapping[str, str]
+    tuned: str = ""
 
 
 def _literals(path: Path) -> dict[str, Any]:

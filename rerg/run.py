@@ -300,19 +300,31 @@ class Run:
         wanted |= {self.config["variants"].get(v, {}).get("start") for v in wanted}
         return [v for v in self.config["variants"] if v in wanted]
 
-    def tuned(self, method: str) -> str | None:
-        """The name of the table of trials that a method's restoration reads, if it is tuned."""
-        if not self.config["tuning"]["rounds"]:
-            return None
+    def tuned(self, method: str) -> list[str]:
+        """The names of the tables of trials that a method's restoration reads.
+
+        A variant has one with its σ, and a method whose solver has an option to tune one more.
+        """
         settings = self.methods[method]
-        return settings.get("variant") or (method if settings.get("tune") else None)
+        if not self.config["tuning"]["rounds"]:
+            return []
+        if "variant" in settings:
+            own = solvers()[settings["solver"]].tuned
+            return [settings["variant"], *([method] if own else [])]
+        return [method] if settings.get("tune") else []
 
     def tuned_problems(self, name: str) -> list[str]:
         """The problems that a table of trials is about."""
-        methods = [m for m in self.all_methods() if self.tuned(m) == name]
+        methods = [m for m in self.all_methods() if name in self.tuned(m)]
         return [
             p for p in self.config["problems"] if any(p in self.problems_of(m) for m in methods)
         ]
+
+    def tuning_options(self, name: str, problem: str) -> dict[str, Any]:
+        """The solver's options in the trials of a variant's σ, or of a method's own option."""
+        if name in variants():
+            return {key: self.config["tuning"][key] for key in ("iterations", "tolerance")}
+        return self.options(name, problem)
 
     def problem_spec(self, problem: str) -> ProblemSpec:
         """The part of a problem's entry that its observations depend on."""

@@ -1,4 +1,4 @@
-"""Choosing the factor of σ, or a baseline's parameters, on validation images; every trial is kept.
+"""Choosing σ, a solver's step or a baseline's parameters on validation images, all trials kept.
 
 A table of trials has a row per (problem, parameters): the mean PSNR in dB over the images, the mean
 of the network evaluations where they are known, `key`, which stands for all that the trial depends
@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from rerg.downloads import whole
 from rerg.files import Restored
 from rerg.metrics import psnr
 from rerg.models import Model
+from rerg.registry import solvers
 from rerg.restoration import restore
 from rerg.specs import ProblemSpec, digest
 from rerg.validation import Validation
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = ["problem", "parameters", "psnr", "network_evaluations", "key", "failed"]
 STEPS = 4  # beyond the grid, at most
+STEP = "step_factor"  # the parameter by which the tuned option of a solver is multiplied
 GAIN = 0.02  # dB by which such a step must gain for another
 
 Parameters = dict[str, float]
@@ -89,26 +92,37 @@ def on_edge(trials: list[tuple[Parameters, float]]) -> list[str]:
 Trial = Callable[[ProblemSpec, Parameters], dict]
 
 
+def scaled_options(solver: str, options: Mapping, parameters: Mapping[str, float]) -> dict:
+    """A solver's options, that which it tunes multiplied by `step_factor` of the parameters."""
+    tuned = solvers()[solver].tuned
+    return {**options, tuned: options[tuned] * parameters.get(STEP, 1)} if tuned else dict(options)
+
+
 def model_trial(
     model: Model,
     validation: Validation,
-    options: Mapping,
+    solver: str,
+    options: Mapping[str, Mapping],
     batch_size: int,
     precisions: Sequence[str] = ("float32",),
+    found: Mapping[str, Parameters] = MappingProxyType({}),
 ) -> Trial:
-    """A trial of a variant by the fast solver: its mean PSNR and network evaluations."""
+    """A trial of a variant by a solver: its mean PSNR and network evaluations.
+
+    options: of the solver, by problem; found: parameters that were chosen before, by problem.
+    """
     observed: dict[str, tuple] = {}
 
     def trial(spec: ProblemSpec, parameters: Parameters) -> dict:
         if spec.name not in observed:
             observed[spec.name] = validation.observe(spec)
         observations, truth = observed[spec.name]
-        scaled = {name: o.scaled(parameters[FACTOR]) for name, o in observations.items()}
+        parameters = {FACTOR: 1, **found.get(spec.name, {}), **parameters}
         restored = restore(
             model,
-            scaled,
-            solver="fast",
-            options=options,
+            {name: o.scaled(parameters[FACTOR]) for name, o in observations.items()},
+            solver=solver,
+            options=scaled_options(solver, options[spec.name], parameters),
             precisions=precisions,
             batch_size=batch_size,
         )

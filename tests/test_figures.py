@@ -66,8 +66,11 @@ def draw(scores):
     }
     tuned = {
         "rg": trials("den15", "sigma_factor", [0.5, 1, 2], [30, 31, 30.5]),
+        "rg-adam": trials("den15", "step_factor", [0.5, 1, 2], [30, 31, 30.5]),
         "tv": trials("den15", "weight", [0.05, 0.1], [28, 29]),
     }
+    adam = {"label": "RG, Adam-GD", "variant": "rg", "solver": "adam"}
+    tuners = METHODS | {"rg-adam": adam}
     evidence = evidence_of(scores)
     return {
         "examples": figures.examples({"den15": images}, METHODS, PROBLEMS),
@@ -76,7 +79,7 @@ def draw(scores):
         "bound": figures.bound(evidence),
         "training": figures.training(curves, METHODS),
         "evaluations": figures.evaluations(evidence, PROBLEMS),
-        "tuning": figures.tuning(tuned, METHODS, {"tv": {"weight": 0.1}}, PROBLEMS),
+        "tuning": figures.tuning(tuned, tuners, {"tv": {"weight": 0.1}}, PROBLEMS),
     }
 
 
@@ -112,11 +115,14 @@ def test_a_method_has_the_colour_of_its_variant_everywhere(drawn):
     assert line_colors(drawn["training"].axes[0]) == {COLORS["deqgd"]}  # the order of the methods
     assert line_colors(drawn["training"].axes[1]) == {COLORS["rg"]}
     assert line_colors(drawn["tuning"].axes[0]) == {COLORS["rg"], labels.OTHER}
+    styles = [line.get_linestyle() for line in drawn["tuning"].axes[0].lines]
+    assert [style for style in styles if style != "None"] == ["-", ":", "--"]
 
 
 def test_every_method_is_named(drawn):
     names = {variant.label for variant in variants().values()}
     assert names <= set(texts(drawn["bound"]))
+    assert {"RG", "step of Adam-GD", "baselines"} <= set(texts(drawn["tuning"]))
     assert names | {"fast", "GD"} <= set(texts(drawn["evaluations"]))
     assert {METHODS[name]["label"] for name in RGS} <= set(texts(drawn["regret"]))
     assert {"RG", "RERG", "initial image"} <= set(texts(drawn["iterations"]))

@@ -150,12 +150,13 @@ def test_a_table_of_trials_is_about_the_problems_of_its_methods():
     config = {**CONFIG, "methods": ["tv", "wiener"], "problems": ["den25", "sr2", "com80"]}
     config |= {"comparisons": [{"methods": ["rerg-gd", "rerg"], "problems": ["com80", "den25"]}]}
     run = Run({**config, "examples": []}, ROOT, "config")
-    assert run.tuned("rerg-gd") == run.tuned("rerg") == "rerg"
+    assert run.tuned("rerg-gd") == run.tuned("rerg") == ["rerg"]
+    assert run.tuned("rerg-adam") == ["rerg", "rerg-adam"]
     assert run.tuned_problems("rerg") == ["den25", "com80"]
     assert run.tuned_problems("tv") == ["den25", "sr2", "com80"]
     assert run.tuned_problems("wiener") == ["den25"]  # all that it can do
     config["tuning"] = {**CONFIG["tuning"], "rounds": 0}
-    assert Run({**config, "examples": []}, ROOT, "config").tuned("rerg") is None
+    assert Run({**config, "examples": []}, ROOT, "config").tuned("rerg-adam") == []
 
 
 def test_a_problem_states_options_of_a_solver_and_the_solver_the_rest(run):

@@ -20,6 +20,7 @@ from rerg.tuning import (
     model_trial,
     on_edge,
     read_trials,
+    scaled_options,
     search,
     summary,
     tune,
@@ -157,10 +158,35 @@ def test_validation_takes_the_first_images_with_the_noise_of_their_names(validat
 
 def test_a_trial_of_a_model_restores_with_the_factor(validation, trained):
     model = Model(trained, spec_of("rg1", 10), {})
-    trial = model_trial(model, validation, {"iterations": 40, "tolerance": 1e-3}, 4)
+    options = {"den25": {"iterations": 40, "tolerance": 1e-3}}
+    trial = model_trial(model, validation, "fast", options, 4)
     rows = {factor: trial(DEN25, {"sigma_factor": factor}) for factor in (0.3, 1)}
     assert rows[1]["psnr"] > rows[0.3]["psnr"] + 1
     assert 0 < rows[1]["network_evaluations"] <= 40
+
+
+def test_a_trial_of_a_step_takes_the_sigma_that_was_found(validation, trained):
+    model = Model(trained, spec_of("rg1", 10), {})
+    options = {"den25": {"iterations": 20, "learning_rate": 0.01}}
+
+    def psnr_of(step: float, factor: float | None) -> float:
+        found = {} if factor is None else {"den25": {"sigma_factor": factor}}
+        trial = model_trial(model, validation, "adam", options, 4, found=found)
+        row = trial(DEN25, {"step_factor": step})
+        assert row["network_evaluations"] == 20
+        return row["psnr"]
+
+    assert psnr_of(1, None) == psnr_of(1, 1.0) != psnr_of(1, 0.3)
+    assert psnr_of(1, None) > psnr_of(1e-4, None) + 1  # such a step hardly leaves the noisy image
+
+
+def test_the_step_factor_multiplies_what_a_solver_tunes():
+    adam = {"iterations": 300, "learning_rate": 0.01}
+    chosen = {"sigma_factor": 0.7, "step_factor": 2}
+    assert scaled_options("adam", adam, chosen) == {"iterations": 300, "learning_rate": 0.02}
+    assert scaled_options("adam", adam, {}) == adam
+    fast = {"iterations": 300, "tolerance": 1e-4}
+    assert scaled_options("fast", fast, chosen) == fast
 
 
 def test_a_trial_of_a_baseline_that_fails_is_a_row(validation):

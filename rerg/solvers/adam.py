@@ -10,6 +10,7 @@ LABEL = "Adam-GD"
 LINE = ":"
 MARKER = "^"
 OPTIONS = {"iterations": "count", "learning_rate": "positive"}
+TUNED = "learning_rate"
 
 MAP = GradientDescent
 

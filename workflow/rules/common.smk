@@ -9,6 +9,7 @@ METHODS = {
         for key, value in run.methods[name].items()
         if key in ("label", "variant", "solver")
     }
+    | {"color": color_of(name, run.methods)}
     for name in run.all_methods()
 }
 PROBLEMS = {
@@ -48,9 +49,11 @@ def weights_of(wildcards):
 
 
 def tuning_of(wildcards):
-    """The table of trials that a method's restoration reads, if it is tuned."""
-    tuned = run.tuned(wildcards.method)
-    return [f"<results>/tuning/{wildcards.seed}/{tuned}.csv"] if tuned else []
+    """The tables of trials that a method's restoration reads."""
+    return [
+        f"<results>/tuning/{wildcards.seed}/{tuned}.csv"
+        for tuned in run.tuned(wildcards.method)
+    ]
 
 
 def spec_of(wildcards):
@@ -61,7 +64,9 @@ def spec_of(wildcards):
 
 
 def settings_of(wildcards):
-    return run.methods[wildcards.method]
+    """All of a method that a result depends on: another label computes nothing anew."""
+    settings = run.methods[wildcards.method]
+    return {k: v for k, v in settings.items() if k not in ("label", "citation")}
 
 
 def problems_of(wildcards):
@@ -135,9 +140,26 @@ def specs_of_tuned(wildcards):
     ]
 
 
+def trials_of_sigma(wildcards):
+    """The trials of the variant's σ, which those of a solver's option take."""
+    return [path for path in tuning_of(wildcards) if Path(path).stem != wildcards.method]
+
+
+def options_of_tuned(wildcards):
+    """Problem to the options of the solver in its trials; a baseline has none."""
+    if "variant" not in run.methods[wildcards.method]:
+        return {}
+    problems = run.tuned_problems(wildcards.method)
+    return {p: run.tuning_options(wildcards.method, p) for p in problems}
+
+
 def code_of_tuning(wildcards):
-    variant = run.methods[wildcards.method].get("variant")
-    modules = [f"variants.{variant}", "solvers.fast"] if variant else []
+    method = run.methods[wildcards.method]
+    modules = (
+        [f"variants.{method['variant']}", f"solvers.{method['solver']}"]
+        if "variant" in method
+        else []
+    )
     return code_of("tune.py", *modules)(wildcards)
 
 

@@ -1,5 +1,6 @@
-# Tuning: the factor of σ of every variant, and what a baseline declares, on validation images.
-TUNED = sorted({run.tuned(method) for method in run.all_methods()} - {None})
+# Tuning, on validation images: the factor of σ of every variant, then that of Adam's step, and what a
+# baseline declares.
+TUNED = sorted({name for method in run.all_methods() for name in run.tuned(method)})
 
 
 localrules:
@@ -14,6 +15,7 @@ rule tune:
         kernels=kernels_of_tuned,
         weights=weights_of,
         baseline=baseline_of,
+        sigma=trials_of_sigma,
     output:
         update("<results>/tuning/{seed}/{method}.csv"),
     log:
@@ -34,6 +36,7 @@ rule tune:
         problems=specs_of_tuned,
         tuning=run.config["tuning"],
         settings=settings_of,
+        options=options_of_tuned,
         batch=RESTORATION["batch"],
         precisions=RESTORATION["precision"],
         device=run.config["device"],

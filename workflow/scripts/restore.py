@@ -13,7 +13,7 @@ from rerg.networks import compile_networks
 from rerg.problems import from_arrays
 from rerg.restoration import restore
 from rerg.script import checkpoint_of, logged
-from rerg.tuning import best
+from rerg.tuning import best, scaled_options
 
 with logged(snakemake.log[0]):
     set_up_cpu(snakemake.threads)
@@ -28,12 +28,16 @@ with logged(snakemake.log[0]):
     for name in params.problems:
         path = Path(source.observations, f"{name}.npz")
         problem, observations = from_arrays(read_observed(path), params.device)
-        factor = best(Path(source.tuning[0]), name).get(FACTOR, 1) if source.tuning else 1
+        chosen: dict[str, float] = {}
+        for trials in source.tuning:
+            chosen |= best(Path(trials), name)
+        factor = chosen.get(FACTOR, 1)
+        options = scaled_options(solver, params.options[name], chosen)
         restored = restore(
             model,
             {image: o.scaled(factor) for image, o in observations.items()},
             solver=solver,
-            options=params.options[name],
+            options=options,
             precisions=settings["precision"],
             batch_size=settings["batch"],
             truth={image: problem.crop(x) for image, x in clean.items()},
@@ -43,7 +47,7 @@ with logged(snakemake.log[0]):
                 model.about["sha256"],
                 sha256(path.read_bytes()).hexdigest(),
                 solver,
-                params.options[name],
+                options,
                 settings["precision"],
                 settings["bound_iterates"],
                 factor,

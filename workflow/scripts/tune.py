@@ -8,7 +8,7 @@ from rerg.baselines import FACTOR, load_baseline
 from rerg.devices import claim, set_up_cpu
 from rerg.models import load_model
 from rerg.script import logged
-from rerg.tuning import Validation, baseline_trial, model_trial, tune
+from rerg.tuning import STEP, Validation, baseline_trial, best, model_trial, tune
 
 with logged(snakemake.log[0]):
     set_up_cpu(snakemake.threads)
@@ -22,16 +22,27 @@ with logged(snakemake.log[0]):
         kernels={Path(path).stem: path for path in source.kernels},
         device=params.device,
     )
-    options = {key: tuning[key] for key in ("iterations", "tolerance")}
     if "variant" in settings:
-        grid = {FACTOR: tuning["factors"]}
         model = load_model(weights, device=params.device)
-        trial = model_trial(model, validation, options, params.batch, params.precisions)
+        if source.sigma:
+            grid = {STEP: tuning["step_factors"]}
+            found = {spec.name: best(Path(source.sigma[0]), spec.name) for spec in params.problems}
+        else:
+            grid, found = {FACTOR: tuning["factors"]}, {}
+        trial = model_trial(
+            model,
+            validation,
+            settings["solver"],
+            params.options,
+            params.batch,
+            params.precisions,
+            found,
+        )
     else:
         grid = settings["tune"]
         load = partial(load_baseline, name, settings, code, weights, params.device)
         trial = baseline_trial(load, validation, settings["timeout"], params.batch)
-    files = [*source.images, *source.weights, *source.baseline, *source.kernels]
+    files = [*source.images, *source.weights, *source.baseline, *source.kernels, *source.sigma]
     tune(
         Path(snakemake.output[0]),
         params.problems,
@@ -39,8 +50,8 @@ with logged(snakemake.log[0]):
         tuning["rounds"],
         about=[
             [sha256(Path(path).read_bytes()).hexdigest() for path in files],
-            [tuning["images"], options, params.precisions if "variant" in settings else None],
-            {k: v for k, v in settings.items() if k not in ("label", "citation", "tune")},
+            [tuning["images"], params.options, params.precisions],
+            {k: v for k, v in settings.items() if k != "tune"},
         ],
         trial=trial,
     )
