@@ -1,7 +1,8 @@
 """What a job's code means: a digest of the modules that it imports, read and not run.
 
 Rules hand it to their jobs as a parameter, so that Snakemake runs them again when it changes.
-Comments, docstrings and the form of the source are no part of it.
+Comments, docstrings and the form of the source are no part of it, nor is how a variant or a solver
+is called and drawn.
 """
 
 import ast
@@ -11,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent
+SHOWN = ("LABEL", "COLOR")  # constants that tables and figures alone use; their rules have them
 
 
 def _path(module: str) -> Path | None:
@@ -79,9 +81,15 @@ def _meaning(node: ast.AST) -> Iterator[str]:
     yield ")"
 
 
+def _computes(node: ast.AST) -> bool:
+    """Whether a statement at the top of a module is more than how something is shown."""
+    return not (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in SHOWN)
+
+
 @cache
 def _digest(path: Path) -> str:
-    return hashlib.sha256(" ".join(_meaning(_parsed(path))).encode()).hexdigest()
+    tree = ast.Module([node for node in _parsed(path).body if _computes(node)], [])
+    return hashlib.sha256(" ".join(_meaning(tree)).encode()).hexdigest()
 
 
 @cache

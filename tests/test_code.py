@@ -188,6 +188,14 @@ def test_code_means_something(old, new, digest_of):
     assert digest_of(changed) != digest_of()
 
 
+def test_how_a_variant_is_shown_means_nothing(digest_of):
+    def with_label(label: str, color: str, scale: int) -> str:
+        return digest_of(a=f"LABEL = {label!r}\nCOLOR = {color!r}\nSCALE = {scale}\n")
+
+    one = with_label("RG", "#000000", 1)
+    assert with_label("RG, mine", "#112233", 1) == one != with_label("RG", "#000000", 2)
+
+
 def test_what_is_imported_means_something(digest_of):
     same, a, deep = (
         digest_of(),

@@ -128,6 +128,7 @@ def test_a_comment_reruns_nothing(finished):
     with (
         edited(finished / "rerg/problems.py", comment),
         edited(finished / "rerg/files.py", comment),
+        edited(finished / "workflow/scripts/train.py", comment),
     ):
         assert not jobs(snakemake(finished, "-n"))
 
@@ -139,6 +140,7 @@ def test_a_comment_reruns_nothing(finished):
         ("rerg/scores.py", {"score", "collect_scores", "tables", "claims"}, {"train", "restore"}),
         ("rerg/solvers/adam.py", {"restore", "score"}, {"train", "tune", "restore_by_baseline"}),
         ("rerg/variants/rerg.py", {"train", "tune", "restore"}, {"observe", "prepare"}),
+        ("workflow/scripts/train.py", {"train", "tune", "restore"}, {"observe", "prepare"}),
         ("rerg/problems.py", {"observe", "train", "restore", "score"}, {"fetch", "prepare"}),
     ],
 )
