@@ -1,5 +1,5 @@
 """The solvers: procedures that restore with an RG, a module each, found by being there.
 
-A module has the constants LABEL, LINE, MARKER and OPTIONS, TUNED where one of these is tuned, `MAP`,
-the map that it iterates, and `solve(T, watch=None, **options) -> Solution`, from T.start().
+A module has the constants LABEL, LINE, MARKER, OPTIONS and, where one of these is tuned, TUNED;
+`MAP`, the map that it iterates, and `solve(T, watch=None, **options) -> Solution`, from T.start().
 """
