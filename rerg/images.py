@@ -275,11 +275,16 @@ def prepare(dataset: str, entry: Mapping, lock: Path, target: Path, smallest: in
 
     One contiguous uint8 dataset (H, W, 3) per image, its key the image id; its attributes are
     `sha256` of the file it comes from and `pixels`, sha256 of shape and pixels.
-    Raises InputError where a file is missing or is not the one that `lock` has, where an image is
-    damaged, not RGB with 8 bits, or has a side under `smallest` pixels, where ids collide, and
-    where `target` cannot be written.
+    Raises InputError where a file is missing or is not the one that `lock` has, where tiles are cut
+    from a file that `lock` has not, where an image is damaged, not RGB with 8 bits, or has a side
+    under `smallest` pixels, where ids collide, where there is no image, and where `target` cannot
+    be written.
     """
     digests = read_digests(lock)
+    if unknown := set(entry.get("tiles", {}).get("corners", {})) - set(digests):
+        raise InputError(
+            f"config/datasets.yaml: {dataset}.tiles: {min(unknown)}: no such file in {lock}"
+        )
     with _new_images(target) as (file, disk):
         for name, digest in tqdm(digests.items(), f"{dataset}: preparing", disable=None):
             path = _existing(dataset, entry, name)
@@ -298,7 +303,7 @@ def prepare(dataset: str, entry: Mapping, lock: Path, target: Path, smallest: in
                 stored.attrs["pixels"] = _pixel_digest(pixels)
             if disk.error:
                 raise disk.error
-        if not file:
+        if not len(file):  # an open file is true, whatever it holds
             raise InputError(f"{dataset}: no image; expected at least one")
         log.info("%s: %d images", dataset, len(file))
 

@@ -117,7 +117,7 @@ def test_manifests_hold_the_images_of_the_field():
     digests = {
         name: images.read_digests(Path(entry["manifest"]))
         for name, entry in REGISTRY.items()
-        if "manifest" in entry
+        if "manifest" in entry and "tiles" not in entry
     }
     sizes = {name: len(files) for name, files in digests.items()}
     assert sizes == {
@@ -460,6 +460,20 @@ def test_a_tile_that_leaves_its_image_is_named(tmp_path):
     entry |= {"tiles": {"size": 16, "corners": {"a.png": [[0, 0], [4, 5]]}}}
     with pytest.raises(InputError, match=r"tiles: a\.png \[4, 5\]: a tile of 16 pixels leaves"):
         prepared("set", entry, tmp_path)
+
+
+def test_tiles_of_a_file_that_is_not_there_are_named(tmp_path):
+    entry = folder_of(tmp_path / "in", a=noise(20, 20, 3))
+    entry |= {"tiles": {"size": 16, "corners": {"b.png": [[0, 0]]}}}
+    with pytest.raises(InputError, match=r"set\.tiles: b\.png: no such file in .*set\.lock"):
+        prepared("set", entry, tmp_path)
+
+
+def test_a_dataset_without_an_image_is_an_error(tmp_path):
+    entry = folder_of(tmp_path / "in", a=noise(20, 20, 3))
+    (tmp_path / "set.lock").write_text("")
+    with pytest.raises(InputError, match="set: no image; expected at least one"):
+        prepare("set", entry, tmp_path / "set.lock", tmp_path / "set.h5", 8)
 
 
 @pytest.mark.parametrize("way", ["same pixels", "same file"])
