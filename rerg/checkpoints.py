@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from rerg.atomic import whole
 from rerg.config import InputError
 
 
@@ -22,13 +23,10 @@ def _differences(here: dict, there: dict, prefix: str = "") -> list[str]:
 
 def save_checkpoint(path: Path, state: dict) -> None:
     """Write a checkpoint so that a kill at any moment leaves the last whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with whole(path) as partial, partial.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def load_checkpoint(path: Path, inputs: dict) -> dict | None:

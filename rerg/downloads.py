@@ -15,8 +15,7 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import pooch
@@ -69,24 +68,6 @@ def _unwritable(path: Path, error: OSError) -> DownloadError:
         f"{path}: cannot be written: {reason}; the environment variable RERG_CACHE names the "
         f"folder of downloads, now {cache_folder()}"
     )
-
-
-@contextmanager
-def whole(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to: it replaces `target` at the end, and no sooner.
-
-    Raises InputError where it cannot be written, as on a full disk. One process at a time.
-    """
-    partial = Path(target).with_name(f"{Path(target).name}.partial")
-    try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error}") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

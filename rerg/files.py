@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rerg.atomic import whole
 from rerg.config import InputError
 
 
@@ -45,16 +46,13 @@ class Restored:
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as npz, so that a kill leaves the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.partial")
-    with zipfile.ZipFile(unfinished, "w") as archive:  # np.savez has names of its own
+    """Write arrays as npz."""
+    # np.savez has names of its own
+    with whole(path) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
         for key, array in arrays.items():
             # the date of the format's beginning: the same arrays give the same bytes
             with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
-    unfinished.replace(path)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -22,8 +22,9 @@ import scipy.io
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from rerg.atomic import whole
 from rerg.config import InputError
-from rerg.downloads import cache_folder, download, expand, sha256_of, unpack, whole
+from rerg.downloads import cache_folder, download, expand, sha256_of, unpack
 from rerg.kernels import normalized
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
+from rerg.atomic import whole
 from rerg.config import InputError
-from rerg.downloads import cache_folder, download, sha256_of, whole
+from rerg.downloads import cache_folder, download, sha256_of
 
 log = logging.getLogger(__name__)
 

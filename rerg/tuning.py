@@ -19,9 +19,9 @@ import pandas as pd
 from torch import Tensor
 from tqdm import tqdm
 
+from rerg.atomic import whole
 from rerg.baselines import FACTOR, Baseline, guarded
 from rerg.baselines import restore as restore_by
-from rerg.downloads import whole
 from rerg.files import Restored
 from rerg.metrics import psnr
 from rerg.models import Model

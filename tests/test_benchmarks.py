@@ -47,7 +47,9 @@ def test_every_benchmark_measures(name, bench, run, tmp_path, monkeypatch):
     assert torch.get_num_threads() == threads
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
-        assert row.note or row.ratio is not None, row.name
+        # imports have no other side, and of twenty steps a toy problem needs no hundred
+        without = row.name.startswith("imports of a job") or "where" in row.name
+        assert without if row.ratio is None else 0 < abs(row.ratio) < 1e6, row.name
         sides = [row.ours, row.theirs]
         assert sides == [None, None] or all(abs(side) < 1e6 for side in sides), row.name
 

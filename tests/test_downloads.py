@@ -16,8 +16,9 @@ from threading import Thread
 
 import pytest
 
+from rerg.atomic import whole
 from rerg.config import InputError
-from rerg.downloads import DownloadError, cache_folder, download, sha256_of, unpack, whole
+from rerg.downloads import DownloadError, cache_folder, download, sha256_of, unpack
 from rerg.images import fetch, read_digests
 
 CONTENT = bytes(range(256)) * 400

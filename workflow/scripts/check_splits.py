@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from rerg.downloads import whole
+from rerg.atomic import whole
 from rerg.images import check_disjoint
 from rerg.script import logged
 
