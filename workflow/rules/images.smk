@@ -26,6 +26,7 @@ rule fetch:
         update("<results>/images/{dataset}.lock"),
     log:
         "<results>/logs/fetch/{dataset}.log",
+    priority: 100  # trainings wait for it
     conda:
         "../../environment.yml"
     params:
@@ -43,6 +44,7 @@ rule prepare:
         "<results>/images/{dataset}.h5",
     log:
         "<results>/logs/prepare/{dataset}.log",
+    priority: 100  # trainings wait for it
     conda:
         "../../environment.yml"
     params:
@@ -61,6 +63,7 @@ rule prepare_kernels:
         "<results>/images/{dataset}.npz",
     log:
         "<results>/logs/prepare/{dataset}.log",
+    priority: 100  # trainings wait for it
     conda:
         "../../environment.yml"
     params:
@@ -78,6 +81,7 @@ rule splits:
         "<results>/images/splits.json",
     log:
         "<results>/logs/splits.log",
+    priority: 100  # trainings wait for it
     conda:
         "../../environment.yml"
     params:
