@@ -45,7 +45,16 @@ def enlarged(folder: Path, times: int) -> None:
 
 def main() -> None:
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 10
-    command = ["snakemake", "-n", "--quiet", "all", "--configfile", "config/paper.yaml"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-n",
+        "--quiet",
+        "all",
+        "--configfile",
+        "config/paper.yaml",
+    ]
     for factor in (1, times):
         with tempfile.TemporaryDirectory() as folder:
             enlarged(Path(folder), factor)

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -248,15 +249,21 @@ class Run:
 
     def problems_of(self, method: str) -> list[str]:
         """The problems that a method restores in this run."""
-        if method in self.config["methods"]:
-            chosen = self.config["problems"]
-        else:
-            blocks = [b for b in self.config["comparisons"] if method in b["methods"]]
-            chosen = [p for p in self.config["problems"] if any(p in b["problems"] for b in blocks)]
-        able = self.methods[method].get("problems")
-        return [
-            p for p in chosen if able is None or p in able or self.problems[p]["operator"] in able
-        ]
+        return self._problems_of.get(method, [])
+
+    @cached_property
+    def _problems_of(self) -> dict[str, list[str]]:
+        """By method; once, as every job asks."""
+        found = {}
+        for method in self.all_methods():
+            blocks = [b["problems"] for b in self.config["comparisons"] if method in b["methods"]]
+            every = method in self.config["methods"]
+            chosen = set(self.config["problems"] if every else chain.from_iterable(blocks))
+            able = self.methods[method].get("problems")
+            if able is not None:
+                chosen = {p for p in chosen if {p, self.problems[p]["operator"]} & set(able)}
+            found[method] = [p for p in self.config["problems"] if p in chosen]
+        return found
 
     def methods_of(self, problem: str) -> list[str]:
         """The methods that restore a problem in this run."""
@@ -339,6 +346,11 @@ class Run:
         """The problems of the run that the variants are trained on."""
         return [name for name in self.config["problems"] if self.problems[name]["trained"]]
 
+    @cached_property
+    def _trained(self) -> tuple[ProblemSpec, ...]:
+        """The specs of the trained problems; once, as every restoration names its model's spec."""
+        return tuple(self.problem_spec(name) for name in self.trained_problems())
+
     def precision_of(self, variant: str) -> str:
         """The precision of a variant's network in training."""
         return self.config["variants"][variant].get(
@@ -364,7 +376,7 @@ class Run:
                 tuple(network["channels"]), network["blocks"], float(network["scale"])
             ),
             equilibrium=EquilibriumSpec(**self.config["equilibrium"]),
-            problems=tuple(self.problem_spec(name) for name in self.trained_problems()),
+            problems=self._trained,
             parameters={k: float(settings.get(k, v)) for k, v in about.parameters.items()},
         )
 
