@@ -29,9 +29,11 @@ def copy_of_the_repository(folder: Path) -> Path:
     return folder
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run snakemake in a copy, on the tiny config."""
-    command = [sys.executable, "-m", "snakemake", "--configfile", "tests/tiny.yaml", *arguments]
+def snakemake(
+    folder: Path, *arguments: str, config: str = "tests/tiny.yaml"
+) -> subprocess.CompletedProcess:
+    """Run snakemake in a copy, on the tiny config or another."""
+    command = [sys.executable, "-m", "snakemake", "--configfile", config, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
