@@ -13,6 +13,7 @@ import json
 import math
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,8 @@ class Speed:
 def jobs_of(path: Path) -> dict[str, int]:
     """Jobs by rule, by a dry run."""
     command = [
+        sys.executable,
+        "-m",
         "snakemake",
         "-n",
         "--quiet",
@@ -146,12 +149,24 @@ def main() -> None:
         row("restoration", f"{solver}: {count} methods x problems", where, hours)
     tuning = config["tuning"]
     if tuning["rounds"]:
-        per_variant = len(tuning["factors"]) + STEPS + 2 * (tuning["rounds"] - 1)
-        trials = per_variant * len(run.variants()) * len(run.seeds)
         pixels = sum(PIXELS[name] for name in config["datasets"]["validation"])
-        share = min(1, tuning["images"] / 100)
-        passes = trials * len(config["problems"]) * tuning["iterations"]
-        row("tuning", f"{trials} trials per problem", both, restored(passes, share * pixels))
+        pixels *= min(1, tuning["images"] / 100)
+        names = dict.fromkeys(name for m in run.all_methods() for name in run.tuned(m))
+        for what, factors, solver in (
+            ("σ", "factors", "fast"),
+            ("step of Adam-GD", "step_factors", "adam"),
+        ):
+            trials = len(tuning[factors]) + STEPS + 2 * (tuning["rounds"] - 1)
+            passes = sum(
+                trials * len(run.seeds_of(name)) * run.tuning_options(name, problem)["iterations"]
+                for name in names
+                if run.methods[name].get("solver") == solver
+                for problem in run.tuned_problems(name)
+            )
+            hours = restored(passes, pixels)
+            climbs = solver == "fast"
+            where, hours = (both, hours) if climbs else (ends[0], hours[[0, 0]])
+            row("tuning", f"{what}, {trials} trials per problem and seed", where, hours)
     print(f"| all | | | {shown(total)} |\n")
 
     jobs = jobs_of(given.config)
