@@ -110,3 +110,21 @@ def test_the_plain_loop_turns_as_ours(bench):
 def test_no_run_is_said_in_a_line(bench, tmp_path):
     with pytest.raises(ValueError, match=r"rg1\.json: no such file, needed to load rg1"):
         bench("measure").Workload(tmp_path, "rg1").spec  # noqa: B018
+
+
+def test_the_cost_of_a_run_is_the_sum_of_its_stages(bench, monkeypatch, capsys):
+    cost = bench("cost")
+    monkeypatch.setattr(cost, "jobs_of", lambda _: {"train": 6, "restore": 30})
+    monkeypatch.setattr("sys.argv", ["cost"])
+    cost.main()
+    table, last = capsys.readouterr().out.split("\n\n")[1:]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    hours = {(stage, what): [float(h) for h in cell.split(" - ")] for stage, what, _, cell in rows}
+    assert hours["training", "rerg"] == hours["training", "red"]  # one budget for all
+    assert len(hours["restoration", "fast: 119 methods x problems"]) == 2  # it climbs
+    assert len(hours["tuning", "step of Adam-GD, 13 trials per problem and seed"]) == 1
+    for end in (0, -1):
+        total = hours.pop(("all", "")) if end else hours["all", ""]
+        parts = sum(cell[end] for (stage, _), cell in hours.items() if stage != "all")
+        assert total[end] == pytest.approx(parts, abs=0.1 * len(rows))
+    assert last.startswith("36 jobs, 0.2 h")
