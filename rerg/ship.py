@@ -1,4 +1,4 @@
-"""`python -m rerg.ship results/shipped`: the RERG of a finished run becomes the weights that ship.
+"""`python -m rerg.ship results/study`: the RERG of a finished run becomes the weights that ship.
 
 Writes `rerg/weights/rerg.safetensors`, its JSON with the licences of its training images, and a
 card with its PSNR.
@@ -22,10 +22,15 @@ NAME = "rerg"
 LARGEST = 2_000_000  # bytes
 
 
-def card(about: Mapping, weights: int, scores: pd.DataFrame) -> str:
-    """What the weights are, in Markdown: origin, licences, mean PSNR by problem and dataset."""
+def card(about: Mapping, weights: int, scores: pd.DataFrame, config: Mapping) -> str:
+    """What the weights are, in Markdown: origin, licences, mean PSNR by problem and dataset.
+
+    about: of the model; config: of its run, whose scores are given.
+    """
     names = {"initial": "as given", NAME: "restored"}
-    table = scores[scores["method"].isin(names)].assign(
+    seed = config["seeds"][0]
+    of_the_seed = scores["seed"].isna() | (scores["seed"] == seed)
+    table = scores[scores["method"].isin(names) & of_the_seed].assign(
         column=lambda t: t["dataset"] + ", " + t["method"].map(names)
     )
     means = table.pivot_table("psnr", "problem", "column", "mean", sort=False)
@@ -41,14 +46,15 @@ def card(about: Mapping, weights: int, scores: pd.DataFrame) -> str:
         [
             f"# {NAME}",
             "",
-            f"RERG of {weights} weights, trained with {about['evaluations']} evaluations by "
-            "config/weights-shipped.yaml, on",
+            f"RERG of {weights} weights, trained with {about['evaluations']} network evaluations "
+            f"in the run `{config['run']}`, seed {seed}, on",
             "",
             *images,
             "",
             f"The weights have the licence of the software, MIT. sha256 {about['sha256']}",
             "",
-            "Mean PSNR in dB on RGB in [0, 1], σ not tuned; problems of config/problems.yaml:",
+            f"Mean PSNR in dB on RGB in [0, 1], σ {'' if config['tuning']['rounds'] else 'not '}"
+            "tuned; problems of config/problems.yaml, images of config/datasets.yaml:",
             "",
             f"| problem | {' | '.join(means.columns)} |",
             f"|---|{'---|' * len(means.columns)}",
@@ -61,8 +67,8 @@ def card(about: Mapping, weights: int, scores: pd.DataFrame) -> str:
 def ship(results: Path, folder: Path = SHIPPED) -> None:
     """Copy the RERG of a run's first seed to `folder`, with its description and its card.
 
-    Raises InputError where the run is not finished, its training collapsed, or the weights exceed
-    2 MB.
+    Raises InputError where the run is not finished, its training is destroyed, or the weights
+    exceed 2 MB.
     """
     try:
         provenance = json.loads((results / "provenance.json").read_text(encoding="utf-8"))
@@ -71,8 +77,8 @@ def ship(results: Path, folder: Path = SHIPPED) -> None:
     config = provenance["config"]
     source = results / "models" / str(config["seeds"][0]) / f"{NAME}.safetensors"
     model = load_model(source)
-    if model.about["collapsed"]:
-        raise InputError(f"{source}: its training collapsed")
+    if reason := model.about["destroyed"]:
+        raise InputError(f"{source}: its training is destroyed: {reason}")
     if source.stat().st_size > LARGEST:
         raise InputError(f"{source}: expected at most {LARGEST} bytes, to ship")
     datasets = registry("datasets.yaml")
@@ -82,7 +88,7 @@ def ship(results: Path, folder: Path = SHIPPED) -> None:
     }
     about = {**model.about, "images": images}
     weights = sum(parameter.numel() for parameter in model.networks.parameters())
-    text = card(about, weights, read_scores(results / "scores.csv"))
+    text = card(about, weights, read_scores(results / "scores.csv"), config)
     folder.mkdir(exist_ok=True)
     shutil.copyfile(source, folder / source.name)
     (folder / f"{NAME}.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
