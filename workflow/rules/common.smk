@@ -142,7 +142,9 @@ def specs_of_tuned(wildcards):
 
 def trials_of_sigma(wildcards):
     """The trials of the variant's σ, which those of a solver's option take."""
-    return [path for path in tuning_of(wildcards) if Path(path).stem != wildcards.method]
+    return [
+        path for path in tuning_of(wildcards) if Path(path).stem != wildcards.method
+    ]
 
 
 def options_of_tuned(wildcards):
