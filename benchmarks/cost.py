@@ -11,15 +11,13 @@ pixels and operations. --job-seconds: submission, start and imports of a job of 
 import argparse
 import json
 import math
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.dag import planned
 from rerg.config import read_yaml
 from rerg.networks import UNet
 from rerg.run import Run
@@ -83,21 +81,8 @@ class Speed:
 
 def jobs_of(path: Path) -> dict[str, int]:
     """Jobs by rule, by a dry run."""
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "-n",
-        "--quiet",
-        "rules",
-        "--nolock",
-        "--forceall",
-        "--configfile",
-        str(path),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    rows = re.findall(r"^([\w-]+) +(\d+)$", done.stdout, re.M)
-    return {rule: int(count) for rule, count in rows if rule not in ("total", "job")}
+    jobs = planned(str(path.resolve()), ROOT, "--nolock", "--forceall")
+    return {rule: count for rule, count in jobs.items() if rule != "total"}
 
 
 def shown(hours: np.ndarray) -> str:

@@ -43,30 +43,27 @@ def enlarged(folder: Path, times: int) -> None:
     (folder / "config" / "paper.yaml").write_text(yaml.safe_dump(config))
 
 
+def planned(config: str, folder: Path, *options: str) -> dict[str, int]:
+    """The jobs of each rule, and in `total`, that a dry run in a folder lists."""
+    command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "all", *options]
+    command += ["--configfile", config]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    return {rule: int(n) for rule, n in re.findall(r"^([\w-]+) +(\d+)$", done.stdout, re.M)}
+
+
 def main() -> None:
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 10
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "-n",
-        "--quiet",
-        "all",
-        "--configfile",
-        "config/paper.yaml",
-    ]
     for factor in (1, times):
         with tempfile.TemporaryDirectory() as folder:
             enlarged(Path(folder), factor)
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             began = time.perf_counter()
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+            jobs = planned("config/paper.yaml", Path(folder))["total"]
             seconds = time.perf_counter() - began
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if done.returncode:
-            sys.exit(done.stdout + done.stderr)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        jobs = re.search(r"^total +(\d+)$", done.stdout, re.M)[1]
         print(
             f"{factor:3} x the problems: {jobs} jobs, {seconds:.1f} s, {cpu:.1f} s of the processor"
         )
