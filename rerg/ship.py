@@ -1,4 +1,4 @@
-"""`python -m rerg.ship results/study`: the RERG of a finished run becomes the weights that ship.
+"""`python -m rerg.ship results/shipped`: the RERG of a finished run becomes the weights that ship.
 
 Writes `rerg/weights/rerg.safetensors`, its JSON with the licences of its training images, and a
 card with its PSNR.
@@ -39,7 +39,7 @@ def card(about: Mapping, weights: int, scores: pd.DataFrame, config: Mapping) ->
         for problem, row in means.iterrows()
     ]
     images = [
-        f"- {name}: {entry['citation']}; {entry['licence']}"
+        f"- {name}: {entry['citation']};\n  {entry['licence']}"
         for name, entry in about["images"].items()
     ]
     return "\n".join(

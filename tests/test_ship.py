@@ -27,7 +27,7 @@ def finished(tmp_path) -> Path:
     about = {"evaluations": 200, "destroyed": ""}
     save(results / "models" / "3" / "rerg.safetensors", build(SPEC), SPEC, about)
     config = {
-        "run": "study",
+        "run": "shipped",
         "seeds": [3, 4],
         "datasets": {"train": ["bsds500-train-test"]},
         "tuning": {"rounds": 1},
