@@ -70,7 +70,7 @@ def _pixels(path: Path) -> tuple[np.ndarray, int, bytes]:
 def _deep_pixels(path: Path) -> np.ndarray:
     """uint16 (H, W, channels), which Pillow cannot read in colour."""
     if path.suffix.lower() in (".tif", ".tiff"):
-        from skimage.io import imread  # here, as it is slow to import and seldom needed
+        from tifffile import imread  # here, as it is slow to import and seldom needed
 
         return np.atleast_3d(imread(path))
     with warnings.catch_warnings():
@@ -143,12 +143,12 @@ def write_photo(path: Path, photo: Photo) -> None:
         elif suffix == ".png":
             unfinished.write_bytes(_deep_png(pixels, photo.profile))
         else:
-            from skimage.io import imsave
+            from tifffile import imwrite
 
-            # Said, as tifffile takes two channels for pages where it has to guess.
+            # Said, as it takes two channels for pages where it has to guess.
             layout = {"photometric": "minisblack" if x.shape[0] < 3 else "rgb"}
             layout |= {"planarconfig": "contig"} if pixels.ndim == 3 else {}
-            imsave(unfinished, pixels, check_contrast=False, **layout)
+            imwrite(unfinished, pixels, iccprofile=photo.profile or None, **layout)
         unfinished.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -65,9 +65,10 @@ def test_any_mode_becomes_grey_or_colour(tmp_path, mode):
 
 def test_colours_keep_their_profile(tmp_path):
     for bits in (8, 16):
-        photo = Photo(torch.rand(3, 4, 4), None, bits, b"a profile")
-        write_photo(tmp_path / "a.png", photo)
-        assert read_photo(tmp_path / "a.png").profile == b"a profile"
+        for name in ("a.png", "a.tif"):
+            photo = Photo(torch.rand(3, 4, 4), None, bits, b"a profile")
+            write_photo(tmp_path / name, photo)
+            assert read_photo(tmp_path / name).profile == b"a profile"
 
 
 def test_alpha_is_resized_with_the_picture():
