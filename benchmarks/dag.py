@@ -2,7 +2,7 @@
 
     python -m benchmarks.dag [times; default 10]
 
-The grid is config/paper.yaml's with every problem so many times over. To be held: 10 s at 10, on
+The grid is config/paper.yaml's with every problem so many times over. To be held: 11 s at 10, on
 an idle machine; on a busy one the seconds of the processor tell.
 """
 

@@ -33,7 +33,7 @@ def spread(job: TrainingJob, processes: int, nodes: int = 1) -> None:
     if find_spec("lightning_fabric") is None:
         raise InputError(
             f"training.processes is {processes} and training.nodes {nodes}: "
-            "that needs pip install 'rerg[distributed]'"
+            "that needs lightning-fabric: pip install '.[distributed]'"
         )
     if nodes > 1 and "SLURM_JOB_ID" not in os.environ:
         raise InputError(
