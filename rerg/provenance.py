@@ -16,10 +16,14 @@ PACKAGES = (
     "deepinv", "lpips", "numpy", "pandas", "scikit-image", "scipy", "snakemake", "torch",
     "torchvision",
 )  # fmt: skip
+CODE = Path(__file__).parents[1]
 
 
-def commit(root: Path) -> str | None:
-    """The commit of a checkout, with "+changes" where tracked files differ; None outside one."""
+def commit(root: Path = CODE) -> str | None:
+    """The commit of a checkout, with "+changes" where tracked files differ; None outside one.
+
+    root: a folder of it, by default this package's.
+    """
     try:
         head = _git(root, "rev-parse", "HEAD")
         changed = _git(root, "status", "--porcelain", "--untracked-files=no")
@@ -62,7 +66,7 @@ def wall_times(benchmarks: Path) -> dict[str, dict]:
     return stages
 
 
-def describe(config: dict, registries: dict, scores: Path, root: Path) -> dict:
+def describe(config: dict, registries: dict, scores: Path) -> dict:
     """The provenance of a finished run, for `provenance.json`.
 
     registries: problems, methods and datasets as read; their digest and the config's are kept.
@@ -72,7 +76,8 @@ def describe(config: dict, registries: dict, scores: Path, root: Path) -> dict:
     models = {
         f"{path.parent.name}/{path.stem}": {
             **{key: about[key] for key in ("sha256", "config", "evaluations", "seconds")},
-            "precision": about["spec"]["precision"],
+            # a published denoiser has no spec: of its training nothing is known
+            **({"precision": about["spec"]["precision"]} if "spec" in about else {}),
         }
         for path in sorted((results / "models").glob("*/*.json"))
         if (about := json.loads(path.read_text(encoding="utf-8")))
@@ -81,7 +86,7 @@ def describe(config: dict, registries: dict, scores: Path, root: Path) -> dict:
         "run": config["run"],
         "config": config,
         "config_sha256": digest({"config": config, **registries}),
-        "commit": commit(root),
+        "commit": commit(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "machine": machine(),
         "seeds": config["seeds"],

@@ -7,7 +7,6 @@ that the registry states, and written as safetensors with its JSON, so that a jo
 import hashlib
 import json
 import logging
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +18,10 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rerg.atomic import whole
 from rerg.config import InputError
-from rerg.downloads import cache_folder, download, is_pointer, sha256_of
+from rerg.downloads import cache_folder, download, expand, is_pointer, sha256_of
+from rerg.images import read_digests
 from rerg.models import build, fill, read_weights, save
 from rerg.networks import UNet
 from rerg.specs import EquilibriumSpec, ModelSpec, NetworkSpec
@@ -36,9 +37,9 @@ def fetch(name: str, entry: Mapping, lock: Path, *, backoff: float = 1.0) -> Pat
     Raises InputError where it cannot be had or has other bytes.
     """
     file = Path(urlparse(entry["urls"][0]).path).name
-    locked = lock.read_text(encoding="utf-8").split()[0] if lock.exists() else None
-    expected = entry.get("sha256", locked)
-    path = Path(os.path.expandvars(entry.get("folder", ""))).expanduser() / file
+    locked = read_digests(lock) if lock.exists() else {}
+    expected = entry.get("sha256", locked.get(file))
+    path = expand(entry.get("folder", "")) / file
     if "folder" not in entry or not path.exists():
         path = cache_folder() / "weights" / name / file
         download(entry["urls"], path, expected, backoff=backoff, progress=True)
@@ -49,8 +50,8 @@ def fetch(name: str, entry: Mapping, lock: Path, *, backoff: float = 1.0) -> Pat
         raise InputError(f"{path}: expected sha256 {expected}, found {found}")
     if expected is None:
         log.info("%s: trusted on first sight, locked in %s", path, lock)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    lock.write_text(f"{found}  {file}\n", encoding="utf-8")
+    with whole(lock) as unfinished:
+        unfinished.write_text(f"{found}  {file}\n", encoding="utf-8")
     return path
 
 

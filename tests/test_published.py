@@ -14,6 +14,7 @@ from deepinv.models import DRUNet, GSDRUNet
 from rerg.baselines import load_baseline
 from rerg.config import InputError
 from rerg.models import load_model
+from rerg.provenance import describe
 from rerg.published import convert, fetch, load_denoiser, network_of, read_state
 from rerg.run import Run
 
@@ -103,8 +104,22 @@ def test_a_denoiser_denoises_as_the_published_one(server, tmp_path, network, wra
             torch.testing.assert_close(loaded(u, 0.1), denoiser(u, 0.1))
 
 
-def test_a_digest_is_locked_on_first_sight(server, tmp_path):
+def test_the_provenance_of_a_run_names_a_published_denoiser(tmp_path):
+    source, target = tmp_path / "net.pth", tmp_path / "models" / "all" / "net.safetensors"
+    source.write_bytes(saved(published("drunet").state_dict()))
+    convert("net", {"network": "drunet", **SMALL}, source, target)
+    (tmp_path / "scores.csv").write_text("run\n")
+    about = describe({"run": "test", "seeds": [0]}, {}, tmp_path / "scores.csv")
+    digest = hashlib.sha256(target.read_bytes()).hexdigest()
+    assert about["models"]["all/net"]["sha256"] == digest
+
+
+@pytest.mark.parametrize("left", [None, ""])
+def test_a_digest_is_locked_on_first_sight(server, tmp_path, left):
+    """Where no run has left a lock, or an empty one."""
     entry, lock = {"network": "drunet", **SMALL}, tmp_path / "net.lock"
+    if left is not None:
+        lock.write_text(left)
     entry["urls"] = server("net.pth", b"first")
     path = fetch("net", entry, lock)
     assert lock.read_text().split()[0] == hashlib.sha256(b"first").hexdigest()

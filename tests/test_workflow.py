@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
+from rerg.images import read_digests
+
 RUN = Path("results/tiny")
 VARYING = ["seconds", "peak_memory_mb"]
 
@@ -220,6 +222,22 @@ def test_it_runs_in_a_folder_elsewhere(where, tmp_path):
         done = plan(tmp_path, *snakefile)
     assert jobs(done)["train"] == 6
     assert "results/demo/models/0/rerg.safetensors" in done.stdout
+
+
+def test_a_manifest_is_found_from_a_folder_elsewhere(tmp_path):
+    """It is what the files are held against: of other bytes is this one."""
+    (tmp_path / "data/set5").mkdir(parents=True)
+    for name in read_digests(ROOT / "config/manifests/set5.sha256"):
+        (tmp_path / "data/set5" / name).write_bytes(b"another picture")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RERG_DATA": str(tmp_path / "data")}
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--cores", "1"]
+    config = ["--config", "run=mine", "datasets={test: [set5]}", "--"]
+    target = "results/mine/images/set5.lock"
+    done = subprocess.run(
+        [*command, *config, target], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "config/manifests/set5.sha256 expects sha256" in done.stderr
 
 
 def test_figures_from_stored_scores_alone(finished, tmp_path):

@@ -19,7 +19,7 @@ with logged(snakemake.log[0]):
         truth = {image: file[image][()] for image in file}
     lpips = load_lpips(Path(source.lpips))
     # Read here, not given by params: a commit alone must not make the scores stale.
-    head = commit(Path.cwd())
+    head = commit()
     tables = [
         score(
             run=snakemake.params.run,
