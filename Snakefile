@@ -13,7 +13,7 @@ from rerg.checks import smallest
 from rerg.code import code_digest
 from rerg.config import InputError
 from rerg.expressions import read_claims
-from rerg.labels import color_of
+from rerg.labels import color_of, line_of_solver
 from rerg.run import Run
 
 # Of the repository, from the working directory: "." but for a module of another workflow.

@@ -57,6 +57,8 @@ def build(value: object, given: dict) -> object:
             return arguments
         module, _, name = value["class"].rpartition(".")
         return getattr(importlib.import_module(f"deepinv.{module}"), name)(**arguments)
+    if isinstance(value, list):
+        return [build(part, given) for part in value]
     return given.get(value, value) if isinstance(value, str) else value
 
 

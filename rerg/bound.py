@@ -43,10 +43,12 @@ def iteration_bound(r: Tensor, q: Tensor, start: Tensor, k: int) -> Tensor:
 
 
 class Iterate:
-    """A uniformly random iterate of a solve for each image: the `watch` of its solver.
+    """A random iterate of a solve for each image: the `watch` of its solver.
 
-    x: (B, 3, H, W), x0 before the first evaluation. Bound (23) is about q along the iterates. An
-    image that is finished stays as it is, so that its choice does not depend on its batch.
+    x: (B, 3, H, W), x0 before the first evaluation. Bound (23) is about q along the iterates. The
+    choice is uniform where every evaluation gives an iterate; one that the guard refuses gives
+    none, and its share goes to the iterates before it. An image that is finished stays as it is,
+    so that its choice does not depend on its batch.
     """
 
     def __init__(self, x0: Tensor, rng, iterations: int):
@@ -56,7 +58,7 @@ class Iterate:
         self.residual = torch.full_like(self.drawn[:, 0], torch.inf)
 
     def __call__(self, k: int, x: Tensor, residual: Tensor) -> None:
-        """Take the k-th iterate with probability 1/k."""
+        """Take the iterate of the k-th evaluation, if it gave one, with probability 1/k."""
         chosen = (self.drawn[:, k - 1] * k < 1) & (residual != self.residual)
         self.x = torch.where(chosen.reshape(-1, 1, 1, 1), x.detach(), self.x)
         self.residual = residual

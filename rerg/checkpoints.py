@@ -44,6 +44,6 @@ def load_checkpoint(path: Path, inputs: dict) -> dict | None:
         raise InputError(f"{path}: not a whole checkpoint; delete it to train anew") from None
     if different:
         raise InputError(
-            f"{path}: checkpoint of another config: {different[0]}; delete it to train anew"
+            f"{path}: checkpoint of another config or code: {different[0]}; delete it to train anew"
         )
     return state

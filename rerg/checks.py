@@ -14,20 +14,21 @@ import yaml
 
 from rerg.config import InputError, closest
 from rerg.kernels import kernel_of, kernel_size
+from rerg.labels import CONTROLS
 from rerg.registry import variants
 from rerg.specs import FLOORS
 
 if TYPE_CHECKING:
     from rerg.run import Run
 
-CONTROLS = ("initial", "truth")  # rows of every table that no method makes
 SCORED = 32  # pixels of a side: SSIM has a window of 11, and AlexNet (LPIPS) needs 31
 
 
 def typed(value: Any, schema: Mapping) -> Any:
     """A config with numbers and booleans in the place of their text, where the schema wants them.
 
-    Snakemake hands over what is nested in `--config` as text.
+    Snakemake hands over what is nested in `--config` as text. A `$ref` is not followed: numbers
+    stand where they are used.
     """
     if isinstance(value, dict):
         keys, others = schema.get("properties", {}), schema.get("additionalProperties", {})

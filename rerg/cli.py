@@ -56,7 +56,7 @@ def parser() -> Parser:
     )
     restore.add_argument(
         "--sigma",
-        type=level,
+        type=weight,
         metavar="LEVEL",
         help="σ of the weight σ², of 255: more is smoother; by default the noise level",
     )
@@ -71,6 +71,13 @@ def level(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 255:
         raise argparse.ArgumentTypeError(f"expected a level of 0 to 255, got {text}")
+    return value
+
+
+def weight(text: str) -> float:
+    value = level(text)
+    if not value:
+        raise argparse.ArgumentTypeError("expected a level above 0")
     return value
 
 

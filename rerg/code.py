@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent
-SHOWN = ("LABEL", "COLOR")  # constants that tables and figures alone use; their rules have them
+# Constants that tables and figures alone use; their rules have them.
+SHOWN = ("LABEL", "COLOR", "LINE", "MARKER")
 
 
 def _path(module: str) -> Path | None:

@@ -120,13 +120,13 @@ class Momentum(Plain):
 class Anderson(Plain):
     """Anderson acceleration (15): the affine mix of the last T(x_i) of least mixed residual.
 
-    window: how many iterates are mixed; damping: share of T in the mix of x and T(x), in (0, 1];
-    ridge: Tikhonov term of the least-squares problem, relative to its trace. Where the system is
-    singular or its solution not finite, the image takes the plain step, counted in `fallbacks`.
+    window: how many iterates are mixed; ridge: Tikhonov term of the least-squares problem, relative
+    to its trace. Where the system is singular or its solution not finite, the image takes the plain
+    step, counted in `fallbacks`.
     """
 
-    def __init__(self, x0: Tensor, window: int = 10, damping: float = 1.0, ridge: float = 1e-8):
-        self.damping, self.ridge, self.step = damping, ridge, 0
+    def __init__(self, x0: Tensor, window: int = 10, ridge: float = 1e-8):
+        self.ridge, self.step = ridge, 0
         # A ring: the order of the iterates does not matter, so the oldest is overwritten in place.
         # Places that are not filled have no share in the mix.
         self.images = x0.new_zeros(len(x0), window, x0[0].numel())
@@ -136,7 +136,7 @@ class Anderson(Plain):
         self.fallbacks = torch.zeros((), dtype=torch.long, device=x0.device)
 
     def next(self, image: Tensor, step: Tensor, residual: Tensor) -> Tensor:
-        """Σ α_i (image_i - (1 - damping) step_i), Σ α = 1, of least ‖Σ α_i step_i‖."""
+        """Σ α_i image_i, Σ α = 1, of least ‖Σ α_i step_i‖."""
         i = self.step % self.filled.shape[1]
         self.step += 1
         self.images[:, i], self.residuals[:, i] = image.flatten(1), step.flatten(1)
@@ -152,10 +152,7 @@ class Anderson(Plain):
         alpha = alpha / alpha.sum(1, keepdim=True)
         sound = (info == 0) & alpha.sum((1, 2)).isfinite()
         self.fallbacks += (~sound).sum()
-        alpha = alpha.to(image.dtype).mT
-        y = alpha @ self.images
-        if self.damping < 1:
-            y = y - (1 - self.damping) * (alpha @ self.residuals)
+        y = alpha.to(image.dtype).mT @ self.images
         return torch.where(per_image(sound), y.view_as(image), image)
 
     def restart(self, images: Tensor) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rerg.config import InputError
+from rerg.config import InputError, closest
 from rerg.maps import Map
 from rerg.networks import UNet
 from rerg.problems import Observation
@@ -121,11 +121,15 @@ def load_model(path: Path, expected: ModelSpec | None = None, device: str = "cpu
     """The model of a file of weights and of the JSON beside it, for restoring: no gradients.
 
     expected: the spec that the model must have been trained by.
-    Raises InputError where a file is missing, or its digest, spec or architecture differs.
+    Raises InputError where a file is missing, its digest, spec or architecture differs, or this
+    machine has no such variant or device.
     """
     about, content = read_weights(path, "spec")
     about_path = Path(path).with_suffix(".json")
     spec = ModelSpec.read(about["spec"], about_path)
+    if spec.variant not in variants():
+        known = closest(spec.variant, list(variants()))
+        raise InputError(f"{path}: trained by {spec.variant}, a variant that is not here{known}")
     if expected is not None and about.get("config") != digest(expected):
         raise InputError(f"{path}: config is {about.get('config')}, expected {digest(expected)}")
     networks = build(spec)
@@ -133,4 +137,8 @@ def load_model(path: Path, expected: ModelSpec | None = None, device: str = "cpu
         fill(networks, read_tensors(content), path)
     except SafetensorError as error:
         raise InputError(f"{path}: expected safetensors: {error}") from None
-    return Model(networks.to(device).requires_grad_(False), spec, about)
+    try:
+        networks = networks.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device}: {str(error).splitlines()[0]}") from None
+    return Model(networks.requires_grad_(False), spec, about)

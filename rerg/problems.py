@@ -36,8 +36,8 @@ def generator(dataset: str, problem: str, image: str) -> np.random.Generator:
 
 
 def _per_image(held: Tensor | None) -> bool:
-    """Whether a mask, a filter or a spectrum (B or 1, ...) is one for each image of a batch."""
-    return held is not None and held.dim() > 1 and len(held) > 1
+    """Whether a mask, a filter or a spectrum is one for each image of a batch, (B, ., ., .)."""
+    return held is not None and held.dim() > 3 and len(held) > 1
 
 
 def initial(y: Tensor, physics: LinearPhysics) -> Tensor:

@@ -5,6 +5,7 @@ docs/method.md.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +27,14 @@ from rerg.problems import Observation, initial
 SHIPPED = Path(__file__).parent / "weights"
 FAULT = 1e-3  # relative; rounding in float32 stays below it
 Array = TypeVar("Array", Tensor, np.ndarray)
+
+
+def _divisible(T: Map) -> Callable[[Tensor], Tensor]:
+    """The map, that cannot be indexed where what its physics holds per image is unknown.
+
+    The batch of an unknown physics then stays whole.
+    """
+    return T if T.observation.closed else T.__call__
 
 
 class Grey(nn.Module):
@@ -96,10 +105,8 @@ class RG(Reconstructor):
         """
         with torch.no_grad():
             T = self._map(y, physics, sigma, x0)
-            # What an unknown physics holds per image is unknown, so its batch stays whole.
-            mapped = T if T.observation.closed else T.__call__
             solution = fixed_point(
-                mapped,
+                _divisible(T),
                 T.start(),
                 iterations=self.iterations,
                 tolerance=self.tolerance,
@@ -120,7 +127,7 @@ class RG(Reconstructor):
         """
         T = self._map(y, physics, sigma, x0)
         x, _ = equilibrium(
-            T,
+            _divisible(T),
             T.start().detach(),
             iterations=self.iterations,
             tolerance=self.tolerance,

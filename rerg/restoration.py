@@ -201,7 +201,7 @@ def restore_batch(
             "iterations": int(solution.evaluations[i]),
             "network_evaluations": int(solution.evaluations[i]),
             "residual": float(solution.residual[i]),
-            "converged": bool(solution.converged[i]) if solver != "adam" else None,
+            "converged": bool(solution.converged[i]) if "tolerance" in options else None,
             "stopped": solution.stopped[i],
             "seconds": seconds,
             "peak_memory_mb": peak_memory_mb(device),
@@ -250,11 +250,10 @@ def restore(
         return partial / f"{digest([key, name])[:32]}.npz"
 
     finished: dict[str, Restored] = {}
-    if partial is not None:
-        names = [name for name in observations if kept(name).exists()]
-        finished = {name: read_restored(kept(name)) for name in names}
-    left = {name: o for name, o in observations.items() if name not in finished}
-    for names in tqdm(batches(left, batch_size), unit="batch", disable=None):
+    for names in tqdm(batches(observations, batch_size), unit="batch", disable=None):
+        if partial is not None and all(kept(name).exists() for name in names):
+            finished |= {name: read_restored(kept(name)) for name in names}
+            continue
         observation = batch([observations[name] for name in names])
         clean = None if truth is None else torch.stack([truth[n] for n in names])
         clean = None if clean is None else clean.to(observation.y)

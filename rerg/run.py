@@ -171,6 +171,13 @@ class Run:
                 raise InputError(f"{where}: {key}: {name}.smk runs alone, and would not read it")
         parameters, tune = settings.get("parameters", {}), settings.get("tune", {})
         _known(tune, ["sigma_factor", *parameters], where, "tune", "parameter")
+        for key in tune:
+            value = parameters.get(key, 1)  # which the figure of the trials divides by
+            if not (isinstance(value, int | float) and value > 0):
+                raise InputError(
+                    f"{where}: tune.{key}: expected a number above 0 as its declared value in "
+                    f"parameters, got {value}"
+                )
         operators = {entry["operator"] for entry in self.problems.values()}
         known = [*operators, *self.problems]
         _known(settings.get("problems", []), known, where, "problems", "problem or operator")
@@ -224,6 +231,11 @@ class Run:
             model = self.variant_of(method)
             if model and model not in self.weights:
                 known([model], config["variants"], "variants", "variant")
+            if model in config["variants"] and not (self.trained_problems() or config["stored"]):
+                raise InputError(
+                    f"{source['problems']}: problems: expected one with trained: true, as {model} "
+                    "is trained on them"
+                )
             if (missing := lacks(settings)) and not config["stored"]:
                 key = "methods" if method in config["methods"] else "comparisons"
                 raise InputError(
@@ -319,6 +331,11 @@ class Run:
             own = solvers()[settings["solver"]].tuned
             return [settings["variant"], *([method] if own else [])]
         return [method] if settings.get("tune") else []
+
+    def all_tuned(self) -> list[str]:
+        """The names of all tables of trials; none for a method that restores no problem here."""
+        names = {name for method in self.all_methods() for name in self.tuned(method)}
+        return sorted(name for name in names if self.tuned_problems(name))
 
     def tuned_problems(self, name: str) -> list[str]:
         """The problems that a table of trials is about."""

@@ -4,6 +4,7 @@ Writes `rerg/weights/rerg.safetensors`, its JSON with the licences of its traini
 card with its PSNR.
 """
 
+import argparse
 import json
 import shutil
 import sys
@@ -33,7 +34,10 @@ def card(about: Mapping, weights: int, scores: pd.DataFrame, config: Mapping) ->
     table = scores[scores["method"].isin(names) & of_the_seed].assign(
         column=lambda t: t["dataset"] + ", " + t["method"].map(names)
     )
-    means = table.pivot_table("psnr", "problem", "column", "mean", sort=False)
+    # an empty cell makes its mean empty, as in the tables
+    means = table.pivot_table(
+        "psnr", "problem", "column", lambda cells: cells.mean(skipna=False), sort=False
+    )
     rows = [
         f"| {problem} | {' | '.join(f'{value:.2f}' for value in row)} |"
         for problem, row in means.iterrows()
@@ -96,7 +100,9 @@ def ship(results: Path, folder: Path = SHIPPED) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="rerg.ship", description=__doc__.split("\n\n")[0])
+    parser.add_argument("results", type=Path, help="of a finished run, results/<run>")
     try:
-        ship(Path(sys.argv[1]))
+        ship(parser.parse_args().results)
     except InputError as error:
         sys.exit(str(error))

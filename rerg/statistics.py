@@ -215,13 +215,13 @@ class Evidence:
 
     def by_seed(self) -> dict[int, "Evidence"]:
         """The plain numbers of each seed alone: its rows, and those of methods without seeds."""
-        seed = self.scores["seed"]
-        return {
-            s: Evidence(
-                self.scores[seed.isna() | (seed == s)], self.entries, self.problems, resamples=0
-            )
-            for s in self.seeds
-        }
+        seed, parts = self.scores["seed"], {}
+        for s in self.seeds:
+            rows = self.scores[seed.isna() | (seed == s)]
+            parts[s] = Evidence(rows, self.entries, self.problems, resamples=0)
+            # A method that one seed destroyed is compared in none, as in the whole.
+            parts[s].destroyed = self.destroyed
+        return parts
 
 
 def _destroyed(scores: pd.DataFrame) -> dict[str, str]:

@@ -35,13 +35,15 @@ REST, WARM_UP = 0.05, 0.1  # shares of the budget: without a step at most, and o
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A training, and how it is run. What the result depends on is `spec`, `images` and `start`.
+    """A training, and how it is run. The result depends on `spec`, `images`, `start` and `code`.
 
+    code: a digest of it, so that no checkpoint mixes two;
     start: weights to start from, or None; images: prepared files; kernels: of kernel files, their
     names to prepared files; log_every: steps; checkpoint_every: seconds; log: file of the log.
     """
 
     spec: ModelSpec
+    code: str
     start: str | None
     images: tuple[str, ...]
     checkpoint: str
@@ -136,10 +138,10 @@ def train(
 ) -> tuple[nn.ModuleDict, list[dict]]:
     """Train a variant until its budget of network evaluations is spent.
 
-    spec: all that the result depends on, with the images and the start, whose digests `sources`
-    has for the checkpoint. group: the processes that share every step, else this one alone.
-    compiled: run the networks by torch.compile, which changes rounding only. feeders: threads that
-    draw batches ahead; a batch is the same whichever draws it.
+    spec: all that the result depends on, with the images, the start and the code, whose digests
+    `sources` has for the checkpoint. group: the processes that share every step, else this one
+    alone. compiled: run the networks by torch.compile, which changes rounding only. feeders:
+    threads that draw batches ahead; a batch is the same whichever draws it.
     Returns the networks and a row per `log_every` steps. A killed training goes on from its
     checkpoint and ends with the weights of an unbroken one.
     """
@@ -275,7 +277,7 @@ def train_job(job: TrainingJob, group: Group | None = None) -> tuple[nn.ModuleDi
     feeders = job.threads if job.device.startswith("cuda") else 1
     set_up_cpu(job.threads // feeders)
     crops = Crops(job.images, job.spec.crop, job.spec.batch)
-    start, sources = None, {"images": crops.digest}
+    start, sources = None, {"images": crops.digest, "code": job.code}
     if job.start:
         model = load_model(Path(job.start))
         if model.spec.network != job.spec.network:

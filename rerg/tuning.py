@@ -163,13 +163,13 @@ def tune(
     problems: Sequence[ProblemSpec],
     grid: Mapping[str, Sequence[float]],
     rounds: int,
-    about: object,
+    about: Callable[[ProblemSpec], object],
     trial: Trial,
 ) -> None:
     """Search for every problem and write the table of trials; a trial that it has is not repeated.
 
-    about: plain values for all that the trials depend on besides the problem; trial: of a problem
-    and parameters, the row's `psnr`, `network_evaluations` and `failed`.
+    about: plain values for all that the trials of a problem depend on besides its spec; trial: of a
+    problem and parameters, the row's `psnr`, `network_evaluations` and `failed`.
     """
     known = {}
     if path.exists():
@@ -177,7 +177,7 @@ def tune(
             known[row["problem"], row["key"], row["parameters"]] = row
     rows = []
     for spec in tqdm(problems, "tuning", unit="problem", disable=None):
-        problem, key = spec.name, digest([about, asdict(spec)])[:16]
+        problem, key = spec.name, digest([about(spec), asdict(spec)])[:16]
 
         def evaluate(parameters: Parameters, spec=spec, key=key) -> float:
             which = (spec.name, key, json.dumps(parameters))

@@ -70,12 +70,16 @@ def gains(
     found = {}
     for spec in problems:
         observations, truth = validation.observe(spec, crop)
-        o, x = batch(list(observations.values())), torch.stack(list(truth.values()))
-        T = model.restoring_map(o, "fast")
-        with torch.no_grad():
-            restored = T.restoration(load("solvers", "fast").solve(T, **options).x)
-        x = x.to(restored)
-        found[spec.name] = (psnr(restored, x) - psnr(o.x0, x)).mean().item()
+        gained = []
+        for shape in dict.fromkeys(x.shape for x in truth.values()):  # smaller images than a crop
+            names = [name for name, x in truth.items() if x.shape == shape]
+            o = batch([observations[name] for name in names])
+            T = model.restoring_map(o, "fast")
+            with torch.no_grad():
+                restored = T.restoration(load("solvers", "fast").solve(T, **options).x)
+            x = torch.stack([truth[name] for name in names]).to(restored)
+            gained.append(psnr(restored, x) - psnr(o.x0, x))
+        found[spec.name] = torch.cat(gained).mean().item()
     return found
 
 

@@ -166,6 +166,12 @@ def test_options_say_the_problem(options, expected):
     assert (spec.operator, spec.noise, spec.sigma) == expected
 
 
+def test_a_weight_of_zero_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["restore", "a.png", "-o", "b.png", "--factor", "2", "--sigma", "0"])
+    assert "--sigma: expected a level above 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("padding", [0, 40])
 @pytest.mark.parametrize(("size", "tile"), [(7, 100), (100, 100), (101, 100), (250, 60)])
 def test_windows_partition_an_axis(size, tile, padding):

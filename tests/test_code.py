@@ -188,12 +188,12 @@ def test_code_means_something(old, new, digest_of):
     assert digest_of(changed) != digest_of()
 
 
-def test_how_a_variant_is_shown_means_nothing(digest_of):
-    def with_label(label: str, color: str, scale: int) -> str:
-        return digest_of(a=f"LABEL = {label!r}\nCOLOR = {color!r}\nSCALE = {scale}\n")
+@pytest.mark.parametrize("constant", ["LABEL", "COLOR", "LINE", "MARKER"])
+def test_how_a_variant_or_a_solver_is_shown_means_nothing(digest_of, constant):
+    def with_constants(shown: str, scale: int) -> str:
+        return digest_of(a=f"{constant} = {shown!r}\nSCALE = {scale}\n")
 
-    one = with_label("RG", "#000000", 1)
-    assert with_label("RG, mine", "#112233", 1) == one != with_label("RG", "#000000", 2)
+    assert with_constants("a", 1) == with_constants("b", 1) != with_constants("a", 2)
 
 
 def test_what_is_imported_means_something(digest_of):

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from conftest import ROOT, clean_images, write_images
+from deepinv.optim import PnP
 from safetensors.numpy import save_file
 
+from rerg.baselines import build
 from rerg.check import faults
 from rerg.config import InputError
 from rerg.files import read_restored
@@ -176,6 +179,12 @@ def test_bad_baselines_leave_a_reason_and_hurt_no_other(tmp_path):
         assert scores[name].isna().all()
         by_rule = f"den25/{name}.npz" if name in COMMANDS else f"{name}/all/den25/den25.npz"
         assert read_restored(results / "restorations" / DATASET / by_rule).failed == REASONS[name]
+
+
+def test_a_parameter_may_be_a_list_of_objects():
+    prior = {"class": "optim.PnP", "denoiser": "$denoiser"}
+    (built,) = build([prior], {"$denoiser": torch.nn.Identity()})
+    assert isinstance(built, PnP) and isinstance(built.denoiser, torch.nn.Identity)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,16 @@ def test_missing_or_broken_descriptions_are_refused(saved):
     assert "no such file" in refusal(path)
 
 
+def test_what_this_machine_lacks_is_a_line(saved):
+    _, path = saved
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match=r"^device cuda: "):
+            load_model(path, device="cuda")
+    text = path.with_suffix(".json").read_text()
+    path.with_suffix(".json").write_text(text.replace('"variant": "rg1"', '"variant": "rg7"'))
+    assert "trained by rg7, a variant that is not here; did you mean rg" in refusal(path)
+
+
 @pytest.mark.parametrize("variant", variants())
 def test_every_variant_restores_by_each_of_its_solvers(variant):
     model = Model(build(spec_of(variant, 100)), spec_of(variant, 100), {})

@@ -57,6 +57,7 @@ def shared(files):
 def job_of(variant, files, folder):
     return TrainingJob(
         spec=spec_of(variant, BUDGET[variant], start="red"),
+        code="",
         start=str(files / "red.safetensors"),
         images=(str(files / "images.h5"),),
         checkpoint=str(folder / f"{variant}.ckpt"),

@@ -214,6 +214,37 @@ def test_images_of_a_batch_are_restored_as_alone():
             assert together.evaluations[i] == alone.evaluations[0]
 
 
+def test_a_mask_without_axes_of_batch_and_channels_is_that_of_all_images():
+    physics = deepinv_physics.Inpainting((3, SIZE, SIZE), mask=masks(1)[0, 0])
+    y = physics.A(image(3))
+    together = linear_rg().solve(y, physics, SIGMA)
+    for i in range(3):
+        alone = linear_rg().solve(y[i : i + 1], physics, SIGMA)
+        torch.testing.assert_close(together.x[i : i + 1], alone.x, atol=1e-9, rtol=0)
+
+
+def test_the_equilibria_of_a_batch_are_those_of_its_images():
+    """Of an unknown physics that holds something of two axes, a mixing of rows."""
+    mix = torch.eye(SIZE).double() + torch.eye(SIZE).roll(1, 0).double()
+
+    class Mixed(LinearPhysics):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mix", mix / 2)
+
+        def A(self, x, **_):
+            return self.mix @ x
+
+        def A_adjoint(self, y, **_):
+            return self.mix.mT @ y
+
+    y = Mixed().A(torch.cat([image(2), image(1) / 9]))
+    together = linear_rg(sigma=SIGMA).equilibrium(y, Mixed())
+    for i in range(3):
+        alone = linear_rg(sigma=SIGMA).equilibrium(y[i : i + 1], Mixed())
+        torch.testing.assert_close(together[i : i + 1], alone, atol=2e-5, rtol=0)
+
+
 def test_the_initial_image_changes_the_way_and_not_the_end():
     physics = build_physics("valid blur")
     y = physics.A(image(1))

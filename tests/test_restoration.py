@@ -120,6 +120,12 @@ def test_a_killed_job_goes_on_with_the_images_left(trained, tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):  # another key starts anew
         restored(trained, observations, truth, key="b", **settings)
     assert done == [2]
+    # killed between two files of a batch: it is restored as a whole, as before
+    next((tmp_path / "partial").glob("*.npz")).unlink()
+    monkeypatch.setattr(rerg.restoration, "restore_batch", real)
+    again = restored(trained, observations, truth, key="a", **settings)
+    for name in truth:
+        np.testing.assert_array_equal(again.images[name], expected.images[name])
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,15 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from rerg.checks import typed
 from rerg.config import InputError
 from rerg.registry import solvers, variants
 from rerg.run import Run, trained_methods
 from rerg.specs import digest
 
 CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+
+PNP = {"reconstructor": "optim.PnP", "parameters": {"b": "$sigma", "c": 0}}
 
 
 def changed(path: str, value: object) -> dict:
@@ -57,6 +60,8 @@ def changed(path: str, value: object) -> dict:
         ("datasets.test", ["set6"], "datasets.test: unknown dataset set6; did you mean set5?"),
         ("datasets.test", ["embedded-train"], "datasets.test: embedded-train is for train, not"),
         ("examples", ["sr4"], "examples: unknown problem sr4"),
+        ("deepinv", {"mine": {**PNP, "tune": {"b": [1, 2]}}}, "tune.b: expected a number above 0"),
+        ("deepinv", {"mine": {**PNP, "tune": {"c": [1, 2]}}}, "tune.c: expected a number above 0"),
         ("baselines", ["no/such/folder"], "no/such/folder: no such folder"),
     ],
 )
@@ -66,6 +71,25 @@ def test_a_fault_is_one_line(key, value, line):
     text = str(error.value)
     assert line in text and "\n" not in text
     assert text.startswith(("mine.yaml: ", "baselines: "))
+
+
+def test_trained_methods_need_a_trained_problem():
+    held_out = {**CONFIG, "problems": ["com95"], "comparisons": [], "examples": []}
+    with pytest.raises(InputError, match=r"^m.yaml: problems: expected one with trained: true, as"):
+        Run(held_out, ROOT, "m.yaml")
+    assert Run({**held_out, "methods": ["tv"]}, ROOT, "m.yaml").variants() == []
+
+
+def test_numbers_of_the_command_line_are_numbers():
+    """Snakemake hands over what is nested as text."""
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+    given = {"tuning": {"factors": ["0.5", "1"], "step_factors": ["1", "2"], "rounds": "2"}}
+    given |= {"network": {"channels": ["8", "8"]}, "device": "cpu"}
+    assert typed(given, schema) == {
+        "tuning": {"factors": [0.5, 1], "step_factors": [1, 2], "rounds": 2},
+        "network": {"channels": [8, 8]},
+        "device": "cpu",
+    }
 
 
 def test_a_missing_key_is_named():
@@ -155,6 +179,9 @@ def test_a_table_of_trials_is_about_the_problems_of_its_methods():
     assert run.tuned_problems("rerg") == ["den25", "com80"]
     assert run.tuned_problems("tv") == ["den25", "sr2", "com80"]
     assert run.tuned_problems("wiener") == ["den25"]  # all that it can do
+    assert run.all_tuned() == ["rerg", "tv", "wiener"]
+    other = {**config, "problems": ["sr2"], "comparisons": [], "examples": []}
+    assert Run(other, ROOT, "config").all_tuned() == ["tv"]
     config["tuning"] = {**CONFIG["tuning"], "rounds": 0}
     assert Run({**config, "examples": []}, ROOT, "config").tuned("rerg-adam") == []
 

@@ -129,6 +129,15 @@ def test_a_destroyed_training_is_not_the_best_rg():
     assert np.isnan(everything.regret("rerg", "p")).all()
 
 
+def test_what_one_seed_destroyed_is_compared_in_no_seed():
+    cells = {("rg", "p"): [[40.0, 40], [40, 40]], ("rerg", "p"): [[30.0, 30], [30, 30]]}
+    table = table_of(cells | {("deqgd", "p"): [[31.0, 31], [31, 31]]})
+    table.loc[(table["method"] == "rg") & (table["seed"] == 1), "destroyed"] = "lost"
+    evidence = Evidence(table, METHODS, ["p"])
+    for part in (evidence, *evidence.by_seed().values()):
+        assert part.regret("rerg", "p")[0] == pytest.approx(1)
+
+
 def test_resamples_are_means_whose_deviations_are_stretched():
     weights = resampled(5, RESAMPLES, np.random.default_rng(0))
     assert weights.shape == (1 + RESAMPLES, 5)

@@ -117,7 +117,7 @@ def test_a_stopped_training_keeps_a_checkpoint_that_resumes_bit_for_bit(number, 
 def test_checkpoint_of_another_config_is_refused(change, key, tmp_path):
     spec = spec_of("red", 20)
     train(spec, crops, None, tmp_path / "red", checkpoint_every=0)
-    with pytest.raises(InputError, match="checkpoint of another config") as caught:
+    with pytest.raises(InputError, match="checkpoint of another config or code") as caught:
         train(replace(spec, **change), crops, None, tmp_path / "red")
     assert key in str(caught.value) and "\n" not in str(caught.value)
 
@@ -131,6 +131,7 @@ def job(trained, tmp_path):
     save(tmp_path / "red.safetensors", trained, spec_of("red", 400), {})
     return TrainingJob(
         spec=spec,
+        code="",
         start=str(tmp_path / "red.safetensors"),
         images=(str(tmp_path / "a.h5"),),
         checkpoint=str(tmp_path / "rg1.ckpt"),
@@ -147,10 +148,12 @@ def job(trained, tmp_path):
 def test_a_job_resumes_with_its_images_and_its_start_alone(job, tmp_path):
     networks, _ = train_job(job)
     assert equal(networks, train_job(job)[0])  # from its checkpoint
-    with pytest.raises(InputError, match=r"checkpoint of another config: images is "):
+    with pytest.raises(InputError, match=r"checkpoint of another config or code: images is "):
         train_job(replace(job, images=(str(tmp_path / "b.h5"),)))
+    with pytest.raises(InputError, match=r"checkpoint of another config or code: code is "):
+        train_job(replace(job, code="edited"))
     save(Path(job.start), build(spec_of("red", 400)), spec_of("red", 400), {})
-    with pytest.raises(InputError, match=r"checkpoint of another config: start is "):
+    with pytest.raises(InputError, match=r"checkpoint of another config or code: start is "):
         train_job(job)
 
 

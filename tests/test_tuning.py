@@ -25,6 +25,7 @@ from rerg.tuning import (
     summary,
     tune,
 )
+from rerg.validation import gains
 
 DEN25, SR2 = problem_of("den25").spec, problem_of("sr2").spec
 GRID = {"sigma_factor": [0.5, 1, 2]}
@@ -79,23 +80,23 @@ def test_trials_are_kept_not_repeated_and_the_best_is_read(tmp_path):
             return {"failed": 'crashed, "here"'}
         return {"psnr": 30 + peak(0.8)(parameters), "network_evaluations": 3.0}
 
-    tune(path, [DEN25, SR2], GRID, 2, "abc", trial)
+    tune(path, [DEN25, SR2], GRID, 2, lambda spec: "abc", trial)
     count, content = len(called), path.read_bytes()
     table = read_trials(path)
     assert len(table) == count == len(set(called))
     assert set(table[table["problem"] == "sr2"]["failed"]) == {'crashed, "here"'}
     assert best(path, "den25") == {"sigma_factor": 0.7071}
     assert best(path, "sr2") == {}
-    tune(path, [DEN25, SR2], GRID, 2, "abc", trial)
+    tune(path, [DEN25, SR2], GRID, 2, lambda spec: "abc", trial)
     assert len(called) == count and path.read_bytes() == content
-    tune(path, [DEN25, SR2], GRID, 3, "abc", trial)
+    tune(path, [DEN25, SR2], GRID, 3, lambda spec: "abc", trial)
     assert best(path, "den25") == {"sigma_factor": 0.8409}
     assert count < len(called) < 2 * count
     count = len(called)
-    tune(path, [DEN25], GRID, 2, "another model", trial)
+    tune(path, [DEN25], GRID, 2, lambda spec: "another model", trial)
     assert len(called) == count + 5 == count + len(read_trials(path))
     count = len(called)
-    tune(path, [replace(DEN25, noise=26.0)], GRID, 2, "another model", trial)
+    tune(path, [replace(DEN25, noise=26.0)], GRID, 2, lambda spec: "another model", trial)
     assert len(called) == count + 5
 
 
@@ -107,7 +108,7 @@ def test_names_in_a_table_of_trials_are_text(tmp_path):
         del parameters
         return {"failed": "nan"} if spec.name == "nan" else {"psnr": 20.0}
 
-    tune(path, [replace(DEN25, name=name) for name in names], GRID, 1, "abc", trial)
+    tune(path, [replace(DEN25, name=name) for name in names], GRID, 1, lambda spec: "abc", trial)
     table = read_trials(path)
     assert list(dict.fromkeys(table["problem"])) == names
     assert set(table.loc[table["problem"] == "nan", "failed"]) == {"nan"}
@@ -187,6 +188,19 @@ def test_the_step_factor_multiplies_what_a_solver_tunes():
     assert scaled_options("adam", adam, {}) == adam
     fast = {"iterations": 300, "tolerance": 1e-4}
     assert scaled_options("fast", fast, chosen) == fast
+
+
+def test_gains_are_over_images_of_all_sizes(trained, tmp_path):
+    """Also where some are smaller than the crop."""
+    options, found = {"iterations": 5, "tolerance": 1e-3}, []
+    model = Model(trained.requires_grad_(False), spec_of("red", 400), {})
+    for name, size in (("a", 24), ("b", 32)):
+        write_images(tmp_path / f"{name}.h5", clean_images(1, size, size, 3))
+        alone = Validation({name: tmp_path / f"{name}.h5"}, 1, {}, "cpu")
+        found.append(gains(model, alone, [DEN25], 40, options)["den25"])
+    paths = {name: tmp_path / f"{name}.h5" for name in "ab"}
+    both = gains(model, Validation(paths, 2, {}, "cpu"), [DEN25], 40, options)["den25"]
+    assert both == pytest.approx(np.mean(found), abs=1e-4)
 
 
 def test_a_trial_of_a_baseline_that_fails_is_a_row(validation):

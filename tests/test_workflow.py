@@ -157,6 +157,18 @@ def test_edited_code_reruns_what_uses_it(finished, module, rerun, kept):
         assert listed["tune"] == listed["restore"] == 1
 
 
+def test_trials_of_other_code_are_made_anew(finished, tmp_path):
+    folder, table = tmp_path / "edited", RUN / "tuning/0/wiener.csv"
+    shutil.copytree(finished, folder)
+    before = pd.read_csv(folder / table)
+    with (folder / "rerg/metrics.py").open("a") as file:
+        file.write("\nEDITED = 1\n")
+    done = snakemake(folder, "--cores", "1", "--", str(table))
+    assert done.returncode == 0, done.stderr
+    after = pd.read_csv(folder / table)
+    assert not set(before["key"]) & set(after["key"]) and len(after) == len(before)
+
+
 def test_a_run_that_is_taken_to_another_place_is_finished_there(finished, tmp_path):
     folder = tmp_path / "another" / "place"
     shutil.copytree(finished, folder)

@@ -103,6 +103,7 @@ def unbroken(clone: Path, folder: Path, spec: dict) -> dict[str, torch.Tensor]:
     start, path = spec["start"], folder / f"{spec['variant']}.ckpt"
     job = {
         "spec": spec,
+        "code": "",
         "start": str(RESULTS / f"models/{SEED}/{start}.safetensors") if start else None,
         "images": [str(RESULTS / "images" / "embedded-train.h5")],
         "checkpoint": str(path),

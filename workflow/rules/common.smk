@@ -9,7 +9,10 @@ METHODS = {
         for key, value in run.methods[name].items()
         if key in ("label", "variant", "solver")
     }
-    | {"color": color_of(name, run.methods)}
+    | {
+        "color": color_of(name, run.methods),
+        "line": line_of_solver(run.methods[name].get("solver")),
+    }
     for name in run.all_methods()
 }
 PROBLEMS = {

@@ -1,6 +1,6 @@
 # Tuning, on validation images: the factor of σ of every variant, then that of Adam's step, and what a
 # baseline declares.
-TUNED = sorted({name for method in run.all_methods() for name in run.tuned(method)})
+TUNED = run.all_tuned()
 
 
 localrules:

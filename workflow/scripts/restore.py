@@ -51,6 +51,7 @@ with logged(snakemake.log[0]):
                 settings["precision"],
                 settings["bound_iterates"],
                 factor,
+                params.code,
             ],
         )
         write_restored(Path(snakemake.output[0], f"{name}.npz"), restored)

@@ -20,6 +20,7 @@ with logged(snakemake.log[0]):
     kernels = {Path(path).stem: path for path in source.kernels}
     job = TrainingJob(
         spec=params.spec,
+        code=params.code,
         start=next(iter(source.start), None),
         images=tuple(source.images),
         checkpoint=checkpoint_of(snakemake.log[0], ".ckpt"),

@@ -39,19 +39,27 @@ with logged(snakemake.log[0]):
             found,
         )
     else:
-        grid = settings["tune"]
+        grid, found = settings["tune"], {}
         load = partial(load_baseline, name, settings, code, weights, params.device)
         trial = baseline_trial(load, validation, settings["timeout"], params.batch)
-    files = [*source.images, *source.weights, *source.baseline, *source.kernels, *source.sigma]
+
+    def about(spec):
+        """What the trials of a problem depend on, in plain values."""
+        kernel = (spec.kernel or {}).get("file")
+        kernels = [path for path in source.kernels if Path(path).stem == kernel]
+        files = [*source.images, *source.weights, *source.baseline, *kernels]
+        return [
+            [sha256(Path(path).read_bytes()).hexdigest() for path in files],
+            [tuning["images"], params.options.get(spec.name), params.precisions, params.code],
+            {k: v for k, v in settings.items() if k != "tune"},
+            found.get(spec.name),
+        ]
+
     tune(
         Path(snakemake.output[0]),
         params.problems,
         grid,
         tuning["rounds"],
-        about=[
-            [sha256(Path(path).read_bytes()).hexdigest() for path in files],
-            [tuning["images"], params.options, params.precisions],
-            {k: v for k, v in settings.items() if k != "tune"},
-        ],
+        about=about,
         trial=trial,
     )
