@@ -158,7 +158,7 @@ def test_edited_code_reruns_what_uses_it(finished, module, rerun, kept):
 
 
 def test_trials_of_other_code_are_made_anew(finished, tmp_path):
-    folder, table = tmp_path / "edited", RUN / "tuning/0/wiener.csv"
+    folder, table = tmp_path / "edited", RUN / "tuning/all/wiener.csv"
     shutil.copytree(finished, folder)
     before = pd.read_csv(folder / table)
     with (folder / "rerg/metrics.py").open("a") as file:
