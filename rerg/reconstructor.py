@@ -123,7 +123,8 @@ class RG(Reconstructor):
     ) -> Tensor:
         """The restorations with their implicit gradient, to y and to the weights (17, 18).
 
-        `rg.requires_grad_()` makes the weights trainable. Memory is that of one evaluation.
+        A tensor, of the dtype and device of the weights; `rg.requires_grad_()` makes them
+        trainable. Memory is that of one evaluation.
         """
         T = self._map(y, physics, sigma, x0)
         x, _ = equilibrium(
