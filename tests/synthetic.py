@@ -8,7 +8,7 @@ import pandas as pd
 from rerg.scores import COLUMNS
 
 FLOOR = {"initial": -7.0, "tv": -1.5, "red": -4.0, "rg": -0.6, "rg1": -1.2, "deqgd": -0.3}
-EVALUATIONS = {"fast": 60, "gd": 500, "adam": 500}
+EVALUATIONS = {"fast": 60, "gd": 500, "adam": 500, "turns": 480}
 
 
 def synthetic_scores(methods, problems, images=5, seed=0, dataset="photos", seeds=(0,)):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import ROOT, clean_images, spec_of
 
+from rerg.dihedral import dihedral, dihedral_inverse
 from rerg.models import save
-from rerg.solvers.adam import dihedral, dihedral_inverse
 
 
 @pytest.fixture(scope="module")

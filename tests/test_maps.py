@@ -7,10 +7,11 @@ import torch
 from closed_forms import ACCELERATIONS, SCALE, TYPES, Linear, tiny_observation
 from conftest import observe, white
 
+from rerg.dihedral import dihedral, dihedral_inverse
 from rerg.iteration import Momentum, fixed_point
 from rerg.maps import ADMM, GradientDescent, ProximalGradient
-from rerg.solvers.adam import dihedral, dihedral_inverse
 from rerg.solvers.adam import solve as adam
+from rerg.solvers.turns import solve as turns
 
 
 @pytest.mark.parametrize("acceleration", ACCELERATIONS)
@@ -74,6 +75,23 @@ def test_flips_and_rotations_are_eight_and_inverted():
     for k, image in enumerate(turned):
         assert torch.equal(dihedral_inverse(image, k), x)
         assert not any(image.shape == o.shape and torch.equal(image, o) for o in turned[:k])
+
+
+@pytest.mark.parametrize("name", ["den25", "com80"])
+def test_turns_finds_the_equilibrium_of_the_averaged_field(name, trained):
+    _, observation = observe(name, 28, 32)
+    T = ProximalGradient(trained["rg"], observation, SCALE)
+    options = {"iterations": 8 * 60, "tolerance": 1e-5}
+    with torch.no_grad():
+        solution = turns(T, **options)
+        N = [dihedral_inverse(T.N(dihedral(solution.x, k)), k) for k in range(8)]
+    assert solution.converged.all() and (solution.evaluations % 8 == 0).all()
+    gradient = observation.gradient(solution.x) + observation.weight * SCALE * sum(N) / 8
+    alone = observation.gradient(solution.x) + observation.weight * SCALE * N[0]
+    assert gradient.norm() < 0.1 * alone.norm()  # of the average, not of the network
+    with torch.no_grad():
+        short = turns(T, **{**options, "iterations": 8 * 3})
+    assert short.evaluations.tolist() == [24] and not short.converged.any()
 
 
 def test_adam_freezes_an_image_without_a_gradient():

@@ -138,7 +138,8 @@ def test_what_this_machine_lacks_is_a_line(saved):
 def test_every_variant_restores_by_each_of_its_solvers(variant):
     model = Model(build(spec_of(variant, 100)), spec_of(variant, 100), {})
     _, observation = observe("den25", 16, 16)
-    kinds = {"fast": ProximalGradient, "gd": GradientDescent, "adam": GradientDescent}
+    descent = {"gd": GradientDescent, "adam": GradientDescent}
+    kinds = {"fast": ProximalGradient, "turns": ProximalGradient} | descent
     for solver in variants()[variant].solvers or solvers():
         T = model.restoring_map(observation, solver)
         assert type(T) is (ADMM if variant == "mtdeq" else kinds[solver])

@@ -1,8 +1,8 @@
 """`adam`: Adam on the image with the gradient field, the procedure of PnP-ReG (eq. 13)."""
 
 import torch
-from torch import Tensor
 
+from rerg.dihedral import dihedral, dihedral_inverse
 from rerg.iteration import LIMIT, Solution, Watch, norm, per_image
 from rerg.maps import GradientDescent
 
@@ -48,15 +48,3 @@ def solve(
             watch(k, x.detach(), residual)
     evaluations = torch.full((len(x0),), iterations, device=x0.device)
     return Solution(x.detach(), residual, evaluations, torch.full_like(evaluations, LIMIT))
-
-
-def dihedral(x: Tensor, k: int) -> Tensor:
-    """The (k mod 8)-th flip and rotation of x (..., H, W)."""
-    x = torch.rot90(x, k % 4, (-2, -1))
-    return x.flip(-1) if k % 8 >= 4 else x
-
-
-def dihedral_inverse(x: Tensor, k: int) -> Tensor:
-    """The inverse of `dihedral`."""
-    x = x.flip(-1) if k % 8 >= 4 else x
-    return torch.rot90(x, -(k % 4), (-2, -1))
