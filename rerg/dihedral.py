@@ -1,5 +1,7 @@
 """The eight flips and rotations of an image."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,3 +18,8 @@ def dihedral_inverse(x: Tensor, k: int) -> Tensor:
     """The inverse of `dihedral`."""
     x = x.flip(-1) if k % TURNS >= 4 else x
     return torch.rot90(x, -(k % 4), (-2, -1))
+
+
+def turned(N: Callable[[Tensor], Tensor], k: int) -> Callable[[Tensor], Tensor]:
+    """τ⁻¹ N τ with the (k mod 8)-th flip and rotation τ."""
+    return lambda x: dihedral_inverse(N(dihedral(x, k)), k)

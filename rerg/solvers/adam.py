@@ -2,7 +2,7 @@
 
 import torch
 
-from rerg.dihedral import dihedral, dihedral_inverse
+from rerg.dihedral import turned
 from rerg.iteration import LIMIT, Solution, Watch, norm, per_image
 from rerg.maps import GradientDescent
 
@@ -33,11 +33,9 @@ def solve(
     optimizer = torch.optim.Adam([x], lr=learning_rate)
     residual = torch.zeros(len(x0), dtype=x0.dtype, device=x0.device)
     for k in range(1, iterations + 1):
-        turned = GradientDescent(
-            lambda z, k=k: dihedral_inverse(T.N(dihedral(z, k)), k), T.observation, T.scale
-        )
+        step = GradientDescent(turned(T.N, k), T.observation, T.scale)
         with torch.no_grad():
-            x.grad = turned.field(x.detach())
+            x.grad = step.field(x.detach())
             residual = norm(x.grad) / norm(x.detach()).clamp_min(1e-30)
             residual = torch.where(residual.isfinite(), residual, torch.inf)
             last = x.detach().clone()

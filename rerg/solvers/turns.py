@@ -4,9 +4,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from rerg.dihedral import TURNS, dihedral, dihedral_inverse
-from rerg.iteration import Safeguarded, Solution, Watch, fixed_point
+from rerg.dihedral import TURNS, turned
+from rerg.iteration import Solution, Watch
 from rerg.maps import ProximalGradient
+from rerg.solvers import fast
 
 LABEL = "8 turns"
 LINE = "-."
@@ -26,18 +27,16 @@ def solve(
     """
 
     def averaged(x: Tensor) -> Tensor:
-        return sum(dihedral_inverse(T.N(dihedral(x, k)), k) for k in range(TURNS)) / TURNS
+        return sum(turned(T.N, k)(x) for k in range(TURNS)) / TURNS
 
     def counted(k: int, x: Tensor, residual: Tensor) -> None:
         if watch is not None:
             watch(TURNS * k, x, residual)
 
-    solution = fixed_point(
+    solution = fast.solve(
         ProximalGradient(averaged, T.observation, T.scale),
-        T.start(),
         iterations=max(1, iterations // TURNS),
         tolerance=tolerance,
-        acceleration=Safeguarded,
         watch=counted,
     )
     return replace(solution, evaluations=TURNS * solution.evaluations)
