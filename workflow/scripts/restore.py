@@ -1,11 +1,11 @@
 """Restore the images of one dataset from a group of problems by one variant and one solver."""
 
 import shutil
-from hashlib import sha256
 from pathlib import Path
 
 from rerg.baselines import FACTOR
 from rerg.devices import claim, set_up_cpu
+from rerg.downloads import sha256_of
 from rerg.files import read_observed, write_restored
 from rerg.images import read_images
 from rerg.models import load_model
@@ -45,7 +45,7 @@ with logged(snakemake.log[0]):
             partial=partial,
             key=[
                 model.about["sha256"],
-                sha256(path.read_bytes()).hexdigest(),
+                sha256_of(path),
                 solver,
                 options,
                 settings["precision"],

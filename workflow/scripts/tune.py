@@ -1,11 +1,11 @@
 """Tune σ of one variant, or what one baseline declares, on the validation images."""
 
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 from rerg.baselines import FACTOR, load_baseline
 from rerg.devices import claim, set_up_cpu
+from rerg.downloads import sha256_of
 from rerg.models import load_model
 from rerg.script import logged
 from rerg.tuning import STEP, Validation, baseline_trial, best, model_trial, tune
@@ -42,14 +42,13 @@ with logged(snakemake.log[0]):
         grid, found = settings["tune"], {}
         load = partial(load_baseline, name, settings, code, weights, params.device)
         trial = baseline_trial(load, validation, settings["timeout"], params.batch)
+    files = [*map(sha256_of, [*source.images, *source.weights, *source.baseline])]
+    kernels = {Path(path).stem: sha256_of(path) for path in source.kernels}
 
     def about(spec):
         """What the trials of a problem depend on, in plain values."""
-        kernel = (spec.kernel or {}).get("file")
-        kernels = [path for path in source.kernels if Path(path).stem == kernel]
-        files = [*source.images, *source.weights, *source.baseline, *kernels]
         return [
-            [sha256(Path(path).read_bytes()).hexdigest() for path in files],
+            [*files, kernels.get((spec.kernel or {}).get("file"))],
             [tuning["images"], params.options.get(spec.name), params.precisions, params.code],
             {k: v for k, v in settings.items() if k != "tune"},
             found.get(spec.name),
