@@ -26,10 +26,9 @@ from torch import Tensor, nn
 from rerg.devices import peak_memory_mb
 from rerg.files import Restored, fault
 from rerg.models import load_model
-from rerg.problems import Observation, batch
+from rerg.problems import Observation, batch, batches
 from rerg.published import load_denoiser
 from rerg.registry import variants
-from rerg.restoration import batches
 
 log = logging.getLogger(__name__)
 

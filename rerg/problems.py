@@ -9,6 +9,7 @@ bring one, is served by its own A and A_adjoint, with deepinv's conjugate gradie
 import copy
 import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -292,3 +293,11 @@ def batch(observations: list[Observation]) -> Observation:
         physics = Inpainting(first.x0.shape[1:], mask=mask, device=str(mask.device))
     y = torch.cat([o.y for o in observations])
     return Observation(y, torch.cat([o.x0 for o in observations]), physics, first.sigma)
+
+
+def batches(observations: Mapping[str, Observation], size: int) -> list[list[str]]:
+    """Names of equal-sized images, at most `size` together, in the order of the file."""
+    groups = defaultdict(list)
+    for name, observation in observations.items():
+        groups[observation.x0.shape].append(name)
+    return [g[i : i + size] for g in groups.values() for i in range(0, len(g), size)]

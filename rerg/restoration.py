@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from rerg.iteration import DIVERGED, Solution, norm
 from rerg.maps import Map, ProximalGradient
 from rerg.metrics import psnr
 from rerg.models import Model
-from rerg.problems import Observation, batch
+from rerg.problems import Observation, batch, batches
 from rerg.registry import load
 from rerg.specs import digest
 
@@ -216,14 +215,6 @@ def restore_batch(
         for entry, bound in zip(stats, measure_bound(T, x, truth, bound_iterates), strict=True):
             entry.update(bound)
     return x.cpu().numpy(), stats, traces
-
-
-def batches(observations: Mapping[str, Observation], size: int) -> list[list[str]]:
-    """Names of equal-sized images, at most `size` together, in the order of the file."""
-    groups = defaultdict(list)
-    for name, observation in observations.items():
-        groups[observation.x0.shape].append(name)
-    return [g[i : i + size] for g in groups.values() for i in range(0, len(g), size)]
 
 
 def restore(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rerg.images import as_tensor, open_images
 from rerg.metrics import psnr
 from rerg.models import Model
-from rerg.problems import Observation, Problem, batch, generator
+from rerg.problems import Observation, Problem, batch, batches, generator
 from rerg.registry import load
 from rerg.specs import ProblemSpec
 
@@ -71,8 +71,7 @@ def gains(
     for spec in problems:
         observations, truth = validation.observe(spec, crop)
         gained = []
-        for shape in dict.fromkeys(x.shape for x in truth.values()):  # smaller images than a crop
-            names = [name for name, x in truth.items() if x.shape == shape]
+        for names in batches(observations, len(observations)):  # some are smaller than a crop
             o = batch([observations[name] for name in names])
             T = model.restoring_map(o, "fast")
             with torch.no_grad():

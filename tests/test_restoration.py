@@ -13,9 +13,9 @@ import rerg.restoration
 from rerg.bound import rms
 from rerg.maps import ProximalGradient
 from rerg.models import Model, build, start_from
-from rerg.problems import generator
+from rerg.problems import batches, generator
 from rerg.registry import load
-from rerg.restoration import Trace, batches, measure_bound, psnr, restore, trace_grid
+from rerg.restoration import Trace, measure_bound, psnr, restore, trace_grid
 
 FAST = {"iterations": 60, "tolerance": 1e-4}
 
