@@ -20,7 +20,7 @@ from rerg.models import build, save, start_from
 from rerg.parallel import spread
 from rerg.training import TrainingJob, evaluations_of, train_job
 
-BUDGET = {"rerg": 240}  # whose step has all that a step may have
+BUDGET = {"rg": 60, "rerg": 240}
 LONG = 600  # seconds, for what takes few on a machine that does nothing else
 DRIVER = """
 import json, sys
@@ -140,7 +140,7 @@ def test_several_nodes_are_slurms(files, tmp_path, monkeypatch):
     pytest.importorskip("lightning_fabric")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(InputError, match=r"^training\.nodes is 2: expected a Slurm job"):
-        spread(job_of("rerg", files, tmp_path), 1, nodes=2)
+        spread(job_of("rg", files, tmp_path), 1, nodes=2)
 
 
 def test_a_log_takes_the_lines_of_other_processes(tmp_path):
