@@ -7,8 +7,11 @@ Numbers in brackets are equations there.
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from rerg.iteration import choose
 
 LEVEL = 50 / 255  # highest standard deviation of a probe's white noise
 TINY = 1e-12  # keeps the gradient of a root mean square finite at zero
@@ -53,14 +56,13 @@ class Iterate:
 
     def __init__(self, x0: Tensor, rng, iterations: int):
         self.x = x0
-        drawn = rng.uniform(0, 1, (len(x0), iterations))
-        self.drawn = torch.from_numpy(drawn).to(x0)
-        self.residual = torch.full_like(self.drawn[:, 0], torch.inf)
+        self.drawn = rng.uniform(0, 1, (len(x0), iterations))
+        self.residual = np.full(len(x0), np.inf)
 
-    def __call__(self, k: int, x: Tensor, residual: Tensor) -> None:
+    def __call__(self, k: int, x: Tensor, residual: np.ndarray) -> None:
         """Take the iterate of the k-th evaluation, if it gave one, with probability 1/k."""
         chosen = (self.drawn[:, k - 1] * k < 1) & (residual != self.residual)
-        self.x = torch.where(chosen.reshape(-1, 1, 1, 1), x.detach(), self.x)
+        self.x = choose(chosen, x.detach(), self.x)
         self.residual = residual
 
 

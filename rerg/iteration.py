@@ -1,11 +1,15 @@
 """Fixed points by iteration: the loop, and the accelerations that choose its next point.
 
+Images are tensors and stay on their device. What is decided of each image is decided on the host,
+in numpy, from the few numbers per image that an evaluation measures and that are read at once: so
+the device is waited for once an evaluation, and is given little but the map to compute.
 Numbers in brackets are equations of docs/method.md, section 3.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,27 +23,27 @@ class Solution:
 
     x: the restoration's iterate (B, 3, H, W), finite; residual: ‖T(x) - x‖/‖T(x)‖ where it was
     measured; evaluations: of the map; code: why the image stopped, a place in STOPPED;
-    fallbacks: plain steps of the batch that stand for singular Anderson steps.
+    fallbacks: plain steps that stand for singular Anderson steps, of all images.
     """
 
     x: Tensor
-    residual: Tensor
-    evaluations: Tensor
-    code: Tensor
+    residual: np.ndarray
+    evaluations: np.ndarray
+    code: np.ndarray
     fallbacks: int = 0
 
     @property
-    def converged(self) -> Tensor:
+    def converged(self) -> np.ndarray:
         """Whether the residual came under the tolerance, (B,)."""
         return self.code == CONVERGED
 
     @property
     def stopped(self) -> list[str]:
         """Why each image stopped: one of STOPPED."""
-        return [STOPPED[code] for code in self.code.tolist()]
+        return [STOPPED[code] for code in self.code]
 
 
-Watch = Callable[[int, Tensor, Tensor], None]  # evaluations, iterates, residuals of the batch
+Watch = Callable[[int, Tensor, np.ndarray], None]  # evaluations, iterates, residuals of the batch
 
 NEAR = 0.1  # share of the refused step's residual at which Anderson is tried again
 SHORTEST = 1 / 128  # of the damping: halved at most seven times
@@ -56,9 +60,32 @@ def norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x.flatten(1), dim=1)
 
 
-def per_image(v: Tensor) -> Tensor:
-    """A value per image, (B,), as (B, 1, 1, 1)."""
-    return v.reshape(-1, 1, 1, 1)
+def read(*measured: Tensor) -> np.ndarray:
+    """Numbers of each image, (B,) or (B, n) each, on the host, float64 (B, N): waits for them."""
+    columns = [numbers if numbers.dim() == 2 else numbers[:, None] for numbers in measured]
+    return torch.cat(columns, 1).detach().cpu().double().numpy()
+
+
+def sent(values: np.ndarray, to: Tensor) -> Tensor:
+    """Numbers from the host on the device of `to`, without a wait."""
+    return torch.from_numpy(values).to(to.device, non_blocking=True)
+
+
+def per_image(values: np.ndarray, to: Tensor) -> Tensor:
+    """A number per image from the host, (B,), as (B, 1, 1, 1) on the device of `to`."""
+    return sent(values, to).reshape(-1, 1, 1, 1)
+
+
+def choose(first: np.ndarray, a: Tensor, b: Tensor) -> Tensor:
+    """The images of a where `first` (B,) holds, else those of b."""
+    if first.all():
+        return a
+    return torch.where(per_image(first, a), a, b) if first.any() else b
+
+
+def scaled(numbers: np.ndarray, x: Tensor) -> Tensor:
+    """Each image times its number."""
+    return per_image(numbers.astype(str(x.dtype).removeprefix("torch.")), x) * x
 
 
 class Plain:
@@ -73,20 +100,34 @@ class Plain:
         """Where the plain step from x leads: T(x)."""
         return T_x
 
-    def judge(self, step: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def measure(self, step: Tensor) -> list[Tensor]:
+        """What `judge` and `next` have to know of the steps T(x) - x: (B,) or (B, n) each."""
+        return []
+
+    def judge(
+        self, residual: np.ndarray, length: np.ndarray, measured: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For the images evaluated, (B,) each: is x accepted, to be returned, does it stall.
 
-        step: T(x) - x; residual: relative, infinite where the plain step leads out of bounds.
+        residual: relative, infinite where the plain step leads out of bounds; length: ‖T(x) - x‖;
+        measured: (B, N), what `measure` returned.
         """
-        yes = torch.ones_like(residual, dtype=torch.bool)
+        yes = np.ones(len(residual), dtype=bool)
         return yes, yes, ~yes
 
-    def next(self, image: Tensor, step: Tensor, residual: Tensor) -> Tensor:
+    def next(self, image: Tensor, step: Tensor, residual: np.ndarray) -> Tensor:
         """The next x, from the plain step's image, T(x) - x and the relative residuals."""
         return image
 
-    def keep(self, index: Tensor) -> None:
+    def keep(self, index: np.ndarray) -> None:
         """Forget all images of the batch but those."""
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                setattr(self, name, value[index])
+            elif isinstance(value, Tensor):
+                setattr(self, name, value[sent(index, value)])
+            elif isinstance(value, Plain):
+                value.keep(index)
 
 
 class Momentum(Plain):
@@ -94,27 +135,22 @@ class Momentum(Plain):
 
     def __init__(self, x0: Tensor):
         self.previous = x0
-        self.t = torch.ones(len(x0), dtype=x0.dtype, device=x0.device)
-        self.residual = torch.full_like(self.t, torch.inf)
+        self.t = np.ones(len(x0))
+        self.residual = np.full(len(x0), np.inf)
 
-    def next(self, image: Tensor, step: Tensor, residual: Tensor) -> Tensor:
+    def next(self, image: Tensor, step: Tensor, residual: np.ndarray) -> Tensor:
         """image + β (image - previous image), with β = (t - 1)/t' and t' = (1 + √(1 + 4t²))/2."""
-        self.t = torch.where(residual > self.residual, 1.0, self.t)
-        t = (1 + (1 + 4 * self.t**2).sqrt()) / 2
+        self.t[residual > self.residual] = 1
+        t = (1 + np.sqrt(1 + 4 * self.t**2)) / 2
         beta = (self.t - 1) / t
-        y = torch.lerp(self.previous, image, per_image(1 + beta))
+        y = image + scaled(beta, image - self.previous) if beta.any() else image
         self.previous, self.t, self.residual = image, t, residual
         return y
 
-    def restart(self, images: Tensor) -> None:
+    def restart(self, images: np.ndarray) -> None:
         """Forget the velocity of these images (B,)."""
-        self.t = torch.where(images, 1.0, self.t)
-        self.residual = torch.where(images, torch.inf, self.residual)
-
-    def keep(self, index: Tensor) -> None:
-        """Forget all images of the batch but those."""
-        self.previous, self.t = self.previous[index], self.t[index]
-        self.residual = self.residual[index]
+        self.t = np.where(images, 1.0, self.t)
+        self.residual = np.where(images, np.inf, self.residual)
 
 
 class Anderson(Plain):
@@ -126,45 +162,54 @@ class Anderson(Plain):
     """
 
     def __init__(self, x0: Tensor, window: int = 10, ridge: float = 1e-8):
-        self.ridge, self.step = ridge, 0
+        self.ridge, self.evaluated, self.fallbacks = ridge, 0, 0
         # A ring: the order of the iterates does not matter, so the oldest is overwritten in place.
         # Places that are not filled have no share in the mix.
         self.images = x0.new_zeros(len(x0), window, x0[0].numel())
-        self.residuals = torch.zeros_like(self.images)
-        self.gram = torch.zeros(len(x0), window, window, dtype=torch.float64, device=x0.device)
-        self.filled = torch.zeros(len(x0), window, dtype=torch.bool, device=x0.device)
-        self.fallbacks = torch.zeros((), dtype=torch.long, device=x0.device)
+        self.steps = torch.zeros_like(self.images)
+        self.gram = np.zeros((len(x0), window, window))
+        self.filled = np.zeros((len(x0), window), dtype=bool)
+        self.row = np.zeros((len(x0), window))
 
-    def next(self, image: Tensor, step: Tensor, residual: Tensor) -> Tensor:
-        """Σ α_i image_i, Σ α = 1, of least ‖Σ α_i step_i‖."""
-        i = self.step % self.filled.shape[1]
-        self.step += 1
-        self.images[:, i], self.residuals[:, i] = image.flatten(1), step.flatten(1)
-        self.filled[:, i] = True
+    def measure(self, step: Tensor) -> list[Tensor]:
+        """Products of the steps with those of the ring, where they take the oldest place."""
+        i = self.evaluated % self.filled.shape[1]
+        self.steps[:, i] = step.flatten(1)
         # a row times a transposed matrix: the other way round, batches take twice the time
-        row = (self.residuals[:, i : i + 1] @ self.residuals.mT)[:, 0]
-        self.gram[:, i] = self.gram[:, :, i] = torch.where(self.filled, row, 0.0)
-        gram = self.gram.clone()
-        diagonal = gram.diagonal(dim1=1, dim2=2)
-        ridge = self.ridge * diagonal.sum(1, keepdim=True).clamp_min(1e-300)
-        diagonal += torch.where(self.filled, ridge, 1.0)
-        alpha, info = torch.linalg.solve_ex(gram, self.filled[..., None].to(gram.dtype))
-        alpha = alpha / alpha.sum(1, keepdim=True)
-        sound = (info == 0) & alpha.sum((1, 2)).isfinite()
-        self.fallbacks += (~sound).sum()
-        y = alpha.to(image.dtype).mT @ self.images
-        return torch.where(per_image(sound), y.view_as(image), image)
+        return [(self.steps[:, i : i + 1] @ self.steps.mT)[:, 0]]
 
-    def restart(self, images: Tensor) -> None:
+    def judge(
+        self, residual: np.ndarray, length: np.ndarray, measured: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All are accepted."""
+        self.row = measured
+        return super().judge(residual, length, measured)
+
+    def next(self, image: Tensor, step: Tensor, residual: np.ndarray) -> Tensor:
+        """Σ α_i image_i, Σ α = 1, of least ‖Σ α_i step_i‖."""
+        i = self.evaluated % self.filled.shape[1]
+        self.evaluated += 1
+        self.images[:, i] = image.flatten(1)
+        self.filled[:, i] = True
+        # What overflowed has no place: it is about to be refused, or the image is finished.
+        row = np.where(self.filled & np.isfinite(self.row), self.row, 0)
+        self.gram[:, i] = self.gram[:, :, i] = row
+        ridge = self.ridge * np.einsum("bii->b", self.gram)[:, None]
+        gram = self.gram.copy()
+        np.einsum("bii->bi", gram)[:] += np.where(self.filled, np.maximum(ridge, 1e-300), 1)
+        ones = self.filled[..., None].astype(float)
+        solved, info = torch.linalg.solve_ex(torch.from_numpy(gram), torch.from_numpy(ones))
+        with np.errstate(all="ignore"):
+            alpha = solved.mT.numpy() / solved.numpy().sum(1, keepdims=True)
+        sound = (info.numpy() == 0) & np.isfinite(alpha).all((1, 2))
+        self.fallbacks += int((~sound).sum())
+        y = sent(alpha, image).to(image.dtype) @ self.images
+        return choose(sound, y.view_as(image), image)
+
+    def restart(self, images: np.ndarray) -> None:
         """Forget the iterates of these images (B,), which must be finite."""
-        # Their places are freed only: no pass over the iterates, no wait for a device.
-        self.filled &= ~images[:, None]
-        self.gram.masked_fill_(images[:, None, None], 0.0)
-
-    def keep(self, index: Tensor) -> None:
-        """Forget all images of the batch but those."""
-        self.images, self.residuals = self.images[index], self.residuals[index]
-        self.gram, self.filled = self.gram[index], self.filled[index]
+        # Their places are freed only: no pass over the iterates.
+        self.filled[images], self.gram[images] = False, 0
 
 
 class Safeguarded(Plain):
@@ -179,86 +224,93 @@ class Safeguarded(Plain):
     Where the arithmetic sets a floor, T(x) - x is noise. Without a gain for ten evaluations the
     middle of a plain step that raised the residual is evaluated, too: if T(x) - x at start, middle
     and end is off a straight line by more than its own norm, the image stalls (15c).
-
-    Nothing here waits for the device: all images go through the same operations.
     """
 
     def __init__(self, x0: Tensor, window: int = 10):
         self.anderson, self.momentum = Anderson(x0, window), Momentum(x0)
-        self.residual = torch.full((len(x0),), torch.inf, dtype=x0.dtype, device=x0.device)
-        self.beta = torch.ones_like(self.residual)
-        # The last accepted point by its plain step's image and T(z) - z.
-        self.iterate, self.step = x0, torch.zeros_like(x0)
+        images = len(x0)
+        self.residual, self.beta = np.full(images, np.inf), np.ones(images)
+        # The last accepted point by its plain step's image, T(z) - z and the length of that.
+        self.iterate, self.step, self.length = x0, torch.zeros_like(x0), np.zeros(images)
         # Whether the step under way is a plain one, and whether it is momentum's turn until the
         # residual is `near`.
-        self.plain = torch.ones_like(self.residual, dtype=torch.bool)
-        self.far = torch.zeros_like(self.plain)
-        self.near = torch.zeros_like(self.residual)
+        self.plain, self.far = np.ones(images, dtype=bool), np.zeros(images, dtype=bool)
+        self.near = np.zeros(images)
         # The least residual; that of the last gain, and the evaluations since.
         self.least, self.gained = self.residual, self.residual
-        self.idle = torch.zeros_like(self.residual, dtype=torch.long)
-        # Whether the step under way is half of the last one, as that was too long or to look for a
-        # floor, and T(x) - x at the end of the last one.
-        self.long, self.probe = torch.zeros_like(self.plain), torch.zeros_like(self.plain)
+        self.idle = np.zeros(images, dtype=int)
+        # Whether the last candidate is refused, and whether the step under way is half of the last
+        # one, as that was too long or to look for a floor; T(x) - x at the end of the last one.
+        self.refused = self.long = self.probe = self.far
         self.end = self.step
 
     @property
-    def fallbacks(self) -> Tensor:
+    def fallbacks(self) -> int:
         """Plain steps that stand for singular Anderson steps."""
         return self.anderson.fallbacks
 
     def image(self, x: Tensor, T_x: Tensor) -> Tensor:
         """Where the plain step from x leads: x + β (T(x) - x)."""
-        return torch.lerp(x, T_x, per_image(self.beta))
+        return T_x if (self.beta == 1).all() else x + scaled(self.beta, T_x - x)
 
-    def judge(self, step: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def measure(self, step: Tensor) -> list[Tensor]:
+        """Anderson's, whether the step turned round, and in the middle of a step its bend."""
+        measured = [*self.anderson.measure(step), (step * self.step).flatten(1).sum(1)]
+        if (self.long | self.probe).any():
+            measured.append(norm(self.step - 2 * step + self.end))
+        return measured
+
+    def judge(
+        self, residual: np.ndarray, length: np.ndarray, measured: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For the images evaluated, (B,) each: is x accepted, to be returned, does it stall."""
+        window = self.anderson.filled.shape[1]
+        turn, bend = measured[:, window], measured[:, -1]
+        self.anderson.judge(residual, length, measured[:, :window])
         best = (residual <= self.least) & ((residual <= self.residual) | self.plain)
-        self.least = torch.where(best, residual, self.least)
+        self.least = np.where(best, residual, self.least)
         gain = self.least < GAIN * self.gained
-        self.gained = torch.where(gain, self.least, self.gained)
-        self.idle = torch.where(gain, 0, self.idle + 1)
+        self.gained = np.where(gain, self.least, self.gained)
+        self.idle = np.where(gain, 0, self.idle + 1)
         suspect = (self.idle >= PATIENCE) & (self.least < FLOOR)
         middle = suspect & (self.long | self.probe)
-        stalled = middle & (norm(self.step - 2 * step + self.end) > norm(self.step))
-        self.idle = torch.where(middle, 0, self.idle)  # straight: no floor
-        out = residual.isinf()
+        stalled = middle & (bend > self.length)
+        self.idle = np.where(middle, 0, self.idle)  # straight: no floor
+        out = np.isinf(residual)
         rose = ~(residual <= self.residual) | out
-        turned = ((step * self.step).flatten(1).sum(1) < 0) | out
+        turned = (turn < 0) | out
         # The norm may rise alone: of iterates that grow the relative residual need not.
-        longer = (rose | (norm(step) > norm(self.step))) & turned & (self.beta > SHORTEST)
+        longer = (rose | (length > self.length)) & turned & (self.beta > SHORTEST)
         self.long = self.plain & ~self.probe & longer
         self.probe = self.plain & ~self.probe & rose & suspect & ~middle & ~self.long
         self.refused = rose & ~self.plain
-        self.end = torch.where(per_image(self.long | self.probe), step, self.end)
-        return ~(self.long | self.probe | self.refused), best, stalled
+        accepted = ~(self.long | self.probe | self.refused)
+        self.length = np.where(accepted, length, self.length)
+        return accepted, best, stalled
 
-    def next(self, image: Tensor, step: Tensor, residual: Tensor) -> Tensor:
+    def next(self, image: Tensor, step: Tensor, residual: np.ndarray) -> Tensor:
         """The next x, from the plain step's image, T(x) - x and the relative residuals."""
         halved = self.long | self.probe
         back = halved | self.refused
-        self.near = torch.where(self.refused & ~self.far, NEAR * self.residual, self.near)
-        self.residual = torch.where(back, self.residual, residual)
-        self.step = torch.where(per_image(back), self.step, step)
-        self.iterate = torch.where(per_image(back), self.iterate, image)
-        self.iterate = self.iterate - per_image(torch.where(halved, self.beta / 2, 0.0)) * self.step
-        self.beta = torch.where(self.long, self.beta / 2, self.beta)
+        self.near = np.where(self.refused & ~self.far, NEAR * self.residual, self.near)
+        self.residual = np.where(back, self.residual, residual)
+        self.end = choose(halved, step, self.end)
+        self.step = choose(back, self.step, step)
+        self.iterate = choose(back, self.iterate, image)
+        if halved.any():
+            shortened = scaled(np.where(halved, self.beta / 2, 0), self.step)
+            self.iterate = self.iterate - shortened
+        self.beta = np.where(self.long, self.beta / 2, self.beta)
         self.far = (self.far | self.refused) & (self.residual > self.near)
         self.momentum.restart(back | ~self.far)
         slow = self.momentum.next(self.iterate, self.step, self.residual)
-        fast = self.anderson.next(self.iterate, self.step, self.residual)
         careful = back | self.far
+        fast = slow
+        if not careful.all():
+            fast = self.anderson.next(self.iterate, self.step, self.residual)
         self.anderson.restart(careful)
         self.plain = back | (self.anderson.filled.sum(1) == 1)  # a window of one: a plain step
-        return torch.where(per_image(careful), slow, fast)
-
-    def keep(self, index: Tensor) -> None:
-        """Forget all images of the batch but those."""
-        self.anderson.keep(index)
-        self.momentum.keep(index)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(self, name, value[index])
+        return choose(careful, slow, fast)
 
 
 def fixed_point(
@@ -278,50 +330,56 @@ def fixed_point(
     acceleration returns. An image whose iterate stops being finite, or whose root mean square
     exceeds `largest`, is stopped as diverged.
     watch: called after every evaluation with the number of evaluations, iterates and residuals.
-    The device is waited for once an evaluation.
     """
+    images = len(x0)
     solution = Solution(
         x=x0,
-        residual=torch.full((len(x0),), torch.inf, dtype=x0.dtype, device=x0.device),
-        evaluations=torch.zeros(len(x0), dtype=torch.long, device=x0.device),
-        code=torch.full((len(x0),), LIMIT, device=x0.device),
+        residual=np.full(images, np.inf),
+        evaluations=np.zeros(images, dtype=int),
+        code=np.full(images, LIMIT),
     )
     limit = largest * x0[0].numel() ** 0.5
-    rows = torch.arange(len(x0), device=x0.device)  # of the images that T is still applied to
+    rows = np.arange(images)  # of the images that T is still applied to
     accelerate, x = acceleration(x0), x0
     for k in range(1, iterations + 1):
         T_x = T(x)
         step, image = T_x - x, accelerate.image(x, T_x)
-        sound = norm(image) < limit  # false for NaN
-        residual = torch.where(sound, norm(step) / norm(T_x).clamp_min(1e-30), torch.inf)
-        accepted, kept, stalled = accelerate.judge(step, residual)
+        # the one wait
+        numbers = read(norm(image), norm(step), norm(T_x), *accelerate.measure(step))
+        size, length, whole, measured = *numbers[:, :3].T, numbers[:, 3:]
+        sound = size < limit  # false for NaN
+        with np.errstate(invalid="ignore"):
+            residual = np.where(sound, length / np.maximum(whole, 1e-30), np.inf)
+        accepted, kept, stalled = accelerate.judge(residual, length, measured)
         running = solution.code[rows] == LIMIT
         kept = kept & sound & running
-        code = torch.where(stalled, STALLED, LIMIT)
-        code = torch.where(accepted & ~sound, DIVERGED, code)
-        code = torch.where(kept & (residual <= tolerance), CONVERGED, code)
+        code = np.where(stalled, STALLED, LIMIT)
+        code = np.where(accepted & ~sound, DIVERGED, code)
+        code = np.where(kept & (residual <= tolerance), CONVERGED, code)
         going = running & (code == LIMIT)
         solution.x = put(solution.x, rows, kept, image)
-        solution.residual = put(solution.residual, rows, kept, residual)
-        solution.code = put(solution.code, rows, running, code)
-        solution.evaluations = put(solution.evaluations, rows, running, torch.full_like(rows, k))
+        solution.residual[rows[kept]] = residual[kept]
+        solution.code[rows[running]] = code[running]
+        solution.evaluations[rows[running]] = k
         if watch is not None:
-            watch(k, solution.x, solution.residual)
-        all_going, any_going = torch.stack([going.all(), going.any()]).tolist()  # the one wait
-        if k == iterations or not any_going:
+            watch(k, solution.x, solution.residual.copy())
+        if k == iterations or not going.any():
             break
         x = accelerate.next(image, step, residual)
-        if hasattr(T, "__getitem__") and not all_going:
-            index = going.nonzero()[:, 0]
-            rows, x, T = rows[index], x[index], T[index]
+        if hasattr(T, "__getitem__") and not going.all():
+            index = np.flatnonzero(going)
+            there = sent(index, x)
+            rows, x, T = rows[index], x[there], T[there]
             accelerate.keep(index)
-    solution.fallbacks = int(accelerate.fallbacks)
+    solution.fallbacks = accelerate.fallbacks
     return solution
 
 
-def put(values: Tensor, rows: Tensor, mask: Tensor, new: Tensor) -> Tensor:
-    """A copy of `values` whose places rows[mask] hold new[mask]; no wait for the device."""
-    mask = mask.view(-1, *[1] * (new.dim() - 1))
-    if len(rows) == len(values):
-        return torch.where(mask, new, values)
-    return values.index_copy(0, rows, torch.where(mask, new, values[rows]))
+def put(images: Tensor, rows: np.ndarray, mask: np.ndarray, new: Tensor) -> Tensor:
+    """A copy of `images` whose places rows[mask] hold new[mask]; no wait for the device."""
+    if len(rows) == len(images):
+        return choose(mask, new, images)
+    if not mask.any():
+        return images
+    chosen = new[sent(np.flatnonzero(mask), new)]
+    return images.index_copy(0, sent(rows[mask], images), chosen)

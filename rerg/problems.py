@@ -110,19 +110,34 @@ class Observation:
         f = physics.factor
         return physics.Fh2.unflatten(-1, (f, -1)).unflatten(-3, (f, -1)).mean((-4, -2))
 
-    def _normal(self, x: Tensor, phi: Callable[[Tensor], Tensor]) -> Tensor:
-        """Aᵀ φ(AAᵀ) A x."""
+    @cached_property
+    def _ones(self) -> Tensor:
+        """The filter of φ = 1."""
+        return self._filter(torch.ones_like)
+
+    @cached_property
+    def _resolvents(self) -> dict[float, Tensor]:
+        """The filters of φ(s) = 1/(1/t + s), by t."""
+        return {}
+
+    def _filter(self, phi: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `_normal` multiplies by for Aᵀ φ(AAᵀ) A."""
+        if isinstance(self.physics, Downsampling):
+            return phi(self.spectrum) / self.physics.factor
+        return self.spectrum * phi(self.spectrum)
+
+    def _normal(self, x: Tensor, filtered: Tensor) -> Tensor:
+        """Aᵀ φ(AAᵀ) A x, from the filter of φ."""
         physics, (height, width) = self.physics, x.shape[-2:]
         if not isinstance(physics, Downsampling):
-            diagonal = self.spectrum * phi(self.spectrum)
             if not isinstance(physics, BlurFFT):
-                return diagonal * x
-            return fft.irfft2(diagonal * fft.rfft2(x), s=(height, width))
+                return filtered * x
+            return fft.irfft2(filtered * fft.rfft2(x), s=(height, width))
         # Rows are decimated and zero-filled in the half spectrum, columns in the image.
         f, half = physics.factor, width // 2 + 1
         blurred = (physics.Fh[..., :half] * fft.rfft2(x)).unflatten(-2, (f, -1)).sum(-3)
         low = fft.irfft2(blurred, s=(height // f, width))[..., ::f]
-        low = fft.fft2(low) * (phi(self.spectrum) / f)
+        low = fft.fft2(low) * filtered
         low = low.repeat(1, 1, 1, f)[..., None, :, :half]
         x = (physics.Fhc[..., :half].unflatten(-2, (f, -1)) * low).flatten(-3, -2)
         return fft.irfft2(x, s=(height, width))
@@ -131,7 +146,7 @@ class Observation:
         """Aᵀ(A x - y), the gradient of F(x) = ½‖A x - y‖²."""
         if not self.closed:
             return self.physics.A_adjoint(self.physics.A(x) - self.y)
-        return self._normal(x, torch.ones_like) - self.back_projection
+        return self._normal(x, self._ones) - self.back_projection
 
     def prox(self, z: Tensor, t: float) -> Tensor:
         """prox_{tF}(z) = argmin_x ½‖x - z‖² + t F(x) (docs/method.md, eq. 5 to 7)."""
@@ -139,8 +154,10 @@ class Observation:
             # By conjugate gradients: Decolorize's own loses the kernel of A, Downsampling's is by
             # the FFT whatever its padding.
             return LinearPhysics.prox_l2(self.physics, z, self.y, t)
+        if t not in self._resolvents:  # a solver asks for the same at every evaluation
+            self._resolvents[t] = self._filter(lambda squares: 1 / (1 / t + squares))
         w = z.add(self.back_projection, alpha=t)
-        return w - self._normal(w, lambda squares: 1 / (1 / t + squares))
+        return w - self._normal(w, self._resolvents[t])
 
     def with_sigma(self, sigma: float) -> "Observation":
         """The same observation with another weight λ = σ²."""

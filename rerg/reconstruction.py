@@ -3,11 +3,13 @@
 import math
 from dataclasses import asdict
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from rerg.batch import Batch
 from rerg.equilibrium import equilibrium
-from rerg.iteration import Watch
+from rerg.iteration import Watch, sent
 from rerg.maps import Map
 from rerg.specs import EquilibriumSpec
 
@@ -35,20 +37,22 @@ def reconstruction_loss(
     z, solution = equilibrium(
         T,
         T.start(),
-        report=lambda u: log.update(backward=u.residual.median().item()),
+        report=lambda u: log.update(backward=float(np.median(u.residual))),
         watch=watch,
         **options,
     )
     kept = solution.residual <= lost_above
     log = {
         "error": math.nan,
-        "converged": solution.converged.float().mean().item(),
-        "lost": 1 - kept.float().mean().item(),
-        "residual": solution.residual.median().item(),
+        "converged": float(solution.converged.mean()),
+        "lost": float(1 - kept.mean()),
+        "residual": float(np.median(solution.residual)),
     }
-    count = batch.group.mean(kept.sum().to(z))  # as the mean is over the images of all processes
-    if not bool(count):
+    # as the mean is over the images of all processes
+    count = batch.group.mean(torch.tensor(float(kept.sum()))).item()
+    if not count:
         return None, log
-    loss = relative_errors(T.restoration(z), batch)[kept].sum() / count
+    errors = relative_errors(T.restoration(z), batch)
+    loss = errors[sent(np.flatnonzero(kept), errors)].sum() / count
     log["error"] = loss.item()
     return loss, log

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from rerg.bound import error_bound, iteration_bound, radial_factor, rms
 from rerg.devices import peak_memory_mb
 from rerg.files import Restored, read_restored, write_restored
-from rerg.iteration import DIVERGED, Solution, norm
+from rerg.iteration import DIVERGED, Solution, norm, sent
 from rerg.maps import Map, ProximalGradient
 from rerg.metrics import psnr
 from rerg.models import Model
@@ -40,23 +40,25 @@ class Trace:
     def __init__(self, T: Map, truth: Tensor, iterations: int):
         self.T, self.truth, self.grid, self.last = T, truth, trace_grid(iterations), 0
         start = psnr(T.restoration(T.start()), truth)
-        self.rows = [
-            torch.stack([torch.zeros_like(start), torch.full_like(start, torch.nan), start])
-        ]
+        self.rows = [(0, np.full(len(truth), np.nan), start)]
 
-    def __call__(self, k: int, x: Tensor, residual: Tensor) -> None:
+    def __call__(self, k: int, x: Tensor, residual: np.ndarray) -> None:
         since, self.last = range(self.last + 1, k + 1), k  # some solvers evaluate several at a time
         if not self.grid.isdisjoint(since):
-            quality = psnr(self.T.restoration(x), self.truth)
-            self.rows.append(torch.stack([torch.full_like(quality, k), residual, quality]))
+            self.rows.append((k, residual, psnr(self.T.restoration(x), self.truth)))
 
-    def of(self, i: int, solution: Solution) -> np.ndarray:
-        """The trace of one image, (n, 3), up to its own last evaluation."""
-        rows = torch.stack(self.rows)[:, :, i].cpu().double().numpy()
-        last = int(solution.evaluations[i])
-        quality = float(psnr(self.T.restoration(solution.x), self.truth)[i])
-        end = [[last, float(solution.residual[i]), quality]]
-        return np.concatenate([rows[rows[:, 0] < last], end])
+    def traces(self, solution: Solution) -> list[np.ndarray]:
+        """The trace of each image, (n, 3), up to its own last evaluation."""
+        end = psnr(self.T.restoration(solution.x), self.truth)
+        qualities = torch.stack([*(quality for *_, quality in self.rows), end]).cpu().numpy()
+        residuals = np.stack([*(residual for _, residual, _ in self.rows), solution.residual])
+        counts = np.array([k for k, *_ in self.rows])
+        traces = []
+        for i, last in enumerate(solution.evaluations):
+            shown = np.append(counts < last, True)
+            trace = np.append(counts, last), residuals[:, i], qualities[:, i]
+            traces.append(np.column_stack(trace)[shown])
+        return traces
 
 
 def measure_bound(T: ProximalGradient, x: Tensor, truth: Tensor, iterates: int) -> list[dict]:
@@ -100,14 +102,15 @@ def _clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _merged(whole: Solution, part: Solution, rows: Tensor) -> Solution:
+def _merged(whole: Solution, part: Solution, rows: np.ndarray) -> Solution:
     """A solution in which some images went on: theirs, with the evaluations of both."""
-    merged = {"fallbacks": whole.fallbacks + part.fallbacks}
-    for name, value in vars(part).items():
-        if name not in merged:
-            add = name == "evaluations"
-            merged[name] = getattr(whole, name).index_put((rows,), value, accumulate=add)
-    return Solution(**merged)
+    x = whole.x.index_copy(0, sent(rows, whole.x), part.x)
+    residual, evaluations, code = (
+        getattr(whole, name).copy() for name in ("residual", "evaluations", "code")
+    )
+    residual[rows], code[rows] = part.residual, part.code
+    evaluations[rows] += part.evaluations
+    return Solution(x, residual, evaluations, code, whole.fallbacks + part.fallbacks)
 
 
 def rounding(model: Model, observation: Observation, solver: str, rough: str, exact: str) -> float:
@@ -145,31 +148,34 @@ def climb(
     images = len(observation.y)
     taken: list[dict[str, int]] = [{} for _ in range(images)]
     traces: list[np.ndarray | None] = [None] * images
-    left, solution = torch.arange(images, device=observation.y.device), None
+    left, solution = np.arange(images), None
     for precision in precisions:
         model.compute_in(precision)
         T = model.restoring_map(observation, solver)
-        watch = None if truth is None else Trace(T, truth[left], options["iterations"])
-        spent = max(sum(taken[i].values()) for i in left.tolist())
+        watch = None
+        if truth is not None:
+            watch = Trace(T, truth[sent(left, truth)], options["iterations"])
+        spent = max(sum(taken[i].values()) for i in left)
         goal = {**options, "iterations": options["iterations"] - spent}
         if precision != precisions[-1]:
             floor = rounding(model, observation, solver, precision, precisions[-1])
             goal["tolerance"] = max(tolerance, NEAR * floor)
         part = load("solvers", solver).solve(T, watch=watch, **goal)
-        for j, i in enumerate(left.tolist()):
-            if watch is not None:
-                trace = watch.of(j, part)
+        if watch is not None:
+            for i, trace in zip(left, watch.traces(part), strict=True):
                 trace[:, 0] += sum(taken[i].values())
                 traces[i] = trace if traces[i] is None else np.concatenate([traces[i], trace[1:]])
-            taken[i][precision] = int(part.evaluations[j])
+        for i, evaluations in zip(left, part.evaluations, strict=True):
+            taken[i][precision] = int(evaluations)
         solution = part if solution is None else _merged(solution, part, left)
         if precision == precisions[-1]:
             break
         above = (part.residual > tolerance) & (part.code != DIVERGED)
-        short = (above & (solution.evaluations[left] < options["iterations"])).nonzero()[:, 0]
+        short = np.flatnonzero(above & (solution.evaluations[left] < options["iterations"]))
         if not len(short):
             break
-        left, observation = left[short], observation[short].starting_at(part.x[short])
+        there = sent(short, part.x)
+        left, observation = left[short], observation[there].starting_at(part.x[there])
     return solution, taken, traces
 
 

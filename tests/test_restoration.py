@@ -215,6 +215,6 @@ def test_trace_of_an_image_ends_where_it_stopped(trained):
     trace = Trace(T, truth, 60)
     solution = load("solvers", "fast").solve(T, watch=trace, **FAST)
     for i in range(2):
-        rows = trace.of(i, solution)
+        rows = trace.traces(solution)[i]
         assert rows[-1, 0] == solution.evaluations[i]
         assert rows[-1, 2] == pytest.approx(psnr(solution.x, truth)[i].item())

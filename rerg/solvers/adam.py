@@ -1,9 +1,10 @@
 """`adam`: Adam on the image with the gradient field, the procedure of PnP-ReG (eq. 13)."""
 
+import numpy as np
 import torch
 
 from rerg.dihedral import turned
-from rerg.iteration import LIMIT, Solution, Watch, norm, per_image
+from rerg.iteration import LIMIT, Solution, Watch, choose, norm, read
 from rerg.maps import GradientDescent
 
 LABEL = "Adam-GD"
@@ -31,18 +32,20 @@ def solve(
     x0 = T.start()
     x = x0.clone().requires_grad_()
     optimizer = torch.optim.Adam([x], lr=learning_rate)
-    residual = torch.zeros(len(x0), dtype=x0.dtype, device=x0.device)
+    residual = np.zeros(len(x0))
     for k in range(1, iterations + 1):
         step = GradientDescent(turned(T.N, k), T.observation, T.scale)
         with torch.no_grad():
             x.grad = step.field(x.detach())
-            residual = norm(x.grad) / norm(x.detach()).clamp_min(1e-30)
-            residual = torch.where(residual.isfinite(), residual, torch.inf)
-            last = x.detach().clone()
+            length, size = read(norm(x.grad), norm(x)).T  # the one wait
+            sound = np.isfinite(length)
+            residual = np.where(sound, length / np.maximum(size, 1e-30), np.inf)
+            last = None if sound.all() else x.detach().clone()
         optimizer.step()
-        with torch.no_grad():
-            x.copy_(torch.where(per_image(residual.isfinite()), x, last))
+        if last is not None:
+            with torch.no_grad():
+                x.copy_(choose(sound, x, last))
         if watch is not None:
             watch(k, x.detach(), residual)
-    evaluations = torch.full((len(x0),), iterations, device=x0.device)
-    return Solution(x.detach(), residual, evaluations, torch.full_like(evaluations, LIMIT))
+    evaluations = np.full(len(x0), iterations)
+    return Solution(x.detach(), residual, evaluations, np.full_like(evaluations, LIMIT))
