@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from closed_forms import ACCELERATIONS, SCALE, TYPES, Linear
+from closed_forms import ACCELERATIONS, SCALE, TYPES, Linear, tiny_observation
 from conftest import white
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -370,6 +370,33 @@ def test_the_device_is_waited_for_once_an_evaluation(acceleration, monkeypatch):
         counts.append(waits.count + len(reads))
         reads.clear()
     assert counts[1] - counts[0] == 10
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations that a device would be given; a view is none."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("problem", "most"), [("den25", 20), ("com80", 20), ("sr2", 28)])
+def test_an_evaluation_gives_a_device_little_beside_the_network(problem, most):
+    """Launches are what a small network waits for: they were 180."""
+    _, observation = tiny_observation(problem, (28, 30))
+    T = ProximalGradient(lambda x: 0.1 * x.sin(), observation, SCALE)
+    counts = []
+    with torch.no_grad():
+        for iterations in (5, 15):
+            with Launches() as launches:
+                fixed_point(
+                    T, T.start(), iterations=iterations, tolerance=0.0, acceleration=Safeguarded
+                )
+            counts.append(launches.count)
+    network = 2
+    assert 0 < (counts[1] - counts[0]) / 10 - network <= most
 
 
 def test_singular_anderson_system_falls_back_and_counts():
