@@ -67,8 +67,10 @@ def read(*measured: Tensor) -> np.ndarray:
 
 
 def sent(values: np.ndarray, to: Tensor) -> Tensor:
-    """Numbers from the host on the device of `to`, without a wait."""
-    return torch.from_numpy(values).to(to.device, non_blocking=True)
+    """Numbers from the host on the device of `to`, floating ones in its dtype; without a wait."""
+    numbers = torch.from_numpy(values)
+    numbers = numbers.to(to.dtype) if numbers.is_floating_point() else numbers
+    return numbers.to(to.device, non_blocking=True)
 
 
 def per_image(values: np.ndarray, to: Tensor) -> Tensor:
@@ -85,7 +87,7 @@ def choose(first: np.ndarray, a: Tensor, b: Tensor) -> Tensor:
 
 def scaled(numbers: np.ndarray, x: Tensor) -> Tensor:
     """Each image times its number."""
-    return per_image(numbers.astype(str(x.dtype).removeprefix("torch.")), x) * x
+    return per_image(numbers, x) * x
 
 
 class Plain:
@@ -203,7 +205,7 @@ class Anderson(Plain):
             alpha = solved.mT.numpy() / solved.numpy().sum(1, keepdims=True)
         sound = (info.numpy() == 0) & np.isfinite(alpha).all((1, 2))
         self.fallbacks += int((~sound).sum())
-        y = sent(alpha, image).to(image.dtype) @ self.images
+        y = sent(alpha, image) @ self.images
         return choose(sound, y.view_as(image), image)
 
     def restart(self, images: np.ndarray) -> None:
