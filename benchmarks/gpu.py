@@ -28,6 +28,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.measure import ROOT, seconds_of
 from benchmarks.passes import step_and_passes
@@ -232,6 +234,26 @@ def steps(bench: Bench) -> Found:
             }
 
 
+def launches(bench: Bench) -> Found:
+    """What a step of `deqgd` launches, and the share of its time in which the GPU computes it."""
+    if bench.device == "cpu":
+        return
+    for case in bench.cases:
+        networks = bench.model(case, "tf32").networks.requires_grad_(True)
+        step = partial(take_step, case.spec("deqgd", "tf32"), networks, optimizer_of(networks, 0.0))
+        batch = bench.drawn(case)
+        step(batch)  # warms up
+        seconds = seconds_of(lambda s=step, b=batch: s(b))
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            step(batch)
+            torch.cuda.synchronize()
+        kernels = [e for e in profiled.events() if e.device_type == DeviceType.CUDA]
+        busy = sum(e.self_device_time_total for e in kernels) / 1e3
+        yield {"what": "launches", "network": case.name, "shape": list(batch.truth.shape),
+               "kernels": len(kernels), "ms": 1e3 * seconds, "kernel_ms": busy,
+               "ratio": busy / (1e3 * seconds)}  # fmt: skip
+
+
 def tested(bench: Bench, problem: str) -> tuple[Tensor, Observation]:
     """Images as those of a test set, and their observation."""
     size = (1, 32, 48) if bench.quick else (4, 321, 480)
@@ -394,7 +416,7 @@ def side_by_side(bench: Bench) -> Found:
                "ratio": made / alone}  # fmt: skip
 
 
-PARTS = (passes, graphs, steps, restorations, floors, waits, feeding, side_by_side)
+PARTS = (passes, graphs, steps, launches, restorations, floors, waits, feeding, side_by_side)
 
 
 def line(row: dict) -> str:
