@@ -37,7 +37,7 @@ class Course:
         self.evaluations, self.seconds, self.psnr = [], [], []
         self.before, self.began = network.evaluations, time.perf_counter()
 
-    def __call__(self, k: int, x: Tensor, residual: Tensor) -> None:
+    def __call__(self, k: int, x: Tensor, residual: np.ndarray) -> None:
         seen = time.perf_counter()
         self.evaluations.append(self.network.evaluations - self.before)
         self.seconds.append(seen - self.began)

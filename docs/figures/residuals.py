@@ -50,7 +50,7 @@ class Residuals:
     def __init__(self, T: ProximalGradient):
         self.T, self.rows, self.next = T, [], 1
 
-    def __call__(self, k: int, x: Tensor, residual: Tensor) -> None:
+    def __call__(self, k: int, x: Tensor, residual: np.ndarray) -> None:
         if self.next <= k or k == STEPS:
             self.next = max(k + 1, int(1.05 * k) if k >= 100 else 0)
             T_x = self.T(x)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 from torch import Tensor
 
 from rerg.dihedral import TURNS, turned
@@ -29,7 +30,7 @@ def solve(
     def averaged(x: Tensor) -> Tensor:
         return sum(turned(T.N, k)(x) for k in range(TURNS)) / TURNS
 
-    def counted(k: int, x: Tensor, residual: Tensor) -> None:
+    def counted(k: int, x: Tensor, residual: np.ndarray) -> None:
         if watch is not None:
             watch(TURNS * k, x, residual)
 
