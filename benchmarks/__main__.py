@@ -71,7 +71,14 @@ def main() -> None:
         parser.error(f"{unknown[0]}: expected one of {', '.join(NAMES)}")
     if given.variant == "mtdeq":
         parser.error("mtdeq: expected an RG, as gradient descent restores by no other")
-    work = Workload(given.run, given.variant, given.images, given.crop, given.count, given.quick)
+    work = Workload(
+        given.run,
+        variant=given.variant,
+        folder=given.images,
+        crop=given.crop,
+        count=given.count,
+        quick=given.quick,
+    )
     found, seconds = [], {}
     print(HEADER, flush=True)
     spawn = multiprocessing.get_context("spawn")

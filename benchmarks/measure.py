@@ -5,7 +5,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -123,6 +123,7 @@ class Workload:
     """
 
     run: Path
+    _: KW_ONLY
     variant: str = "rerg"
     seed: int = 0
     folder: Path | None = None

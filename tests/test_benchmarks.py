@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -52,6 +53,21 @@ def test_every_benchmark_measures(name, bench, run, tmp_path, monkeypatch):
         assert without if row.ratio is None else 0 < abs(row.ratio) < 1e6, row.name
         sides = [row.ours, row.theirs]
         assert sides == [None, None] or all(abs(side) < 1e6 for side in sides), row.name
+
+
+def test_the_command_measures_what_it_is_told(bench, run, tmp_path, monkeypatch, capsys):
+    module, told = bench("__main__"), []
+    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr(module, "rows_of", lambda name, work: told.append((name, work)) or [])
+    images, table = str(tmp_path), str(tmp_path / "bench.json")
+    options = ["--variant", "rg1", "--images", images, "--crop", "32", "--count", "3"]
+    monkeypatch.setattr("sys.argv", ["", str(run), "network", *options, "--json", table])
+    module.main()
+    expected = bench("measure").Workload(
+        run, variant="rg1", folder=tmp_path, crop=32, count=3, quick=False
+    )
+    assert told == [("network", expected)] and "| what |" in capsys.readouterr().out
+    assert json.loads(Path(table).read_text())["spec"]["variant"] == "rg1"
 
 
 def test_the_gpu_benchmark_measures_on_a_cpu(bench, tmp_path):
