@@ -8,52 +8,23 @@ sides of a row are timed in that process in turn.
 """
 
 import argparse
-import importlib
 import json
 import multiprocessing
 import sys
 import time
-import warnings
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from benchmarks.measure import ROOT, Row, Workload
+from benchmarks.measure import ROOT, Workload, rows_of
 from rerg.config import InputError
-from rerg.devices import set_up_cpu
 from rerg.provenance import machine
 
 HEADER = """| what | ours | theirs | unit | ratio | quartiles | goal | met | note |
 |---|---:|---:|---|---:|---|---|---|---|"""
 NAMES = ("solvers", "pnp_reg", "deq", "network", "growth", "overhead")
-
-
-def number(value: float | None) -> str:
-    """A number for the table; an empty cell where there is none."""
-    if value is None:
-        return ""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def line(row: Row) -> str:
-    """A row of the table in Markdown."""
-    met = {True: "yes", False: "no", None: ""}[row.met]
-    spread = " – ".join(map(number, row.spread)) if row.spread else ""
-    cells = [row.name, number(row.ours), number(row.theirs), row.unit, number(row.ratio)]
-    return "| " + " | ".join([*cells, spread, row.goal, met, row.note]) + " |"
-
-
-def rows_of(name: str, work: Workload) -> list[Row]:
-    """The rows of one benchmark, on one thread, printed as they come."""
-    warnings.filterwarnings("ignore", module=r"(torch|deepinv|torchdeq)\b.*")
-    set_up_cpu(1)
-    found = []
-    for row in importlib.import_module(f"benchmarks.{name}").rows(work):
-        print(line(row), flush=True)
-        found.append(row)
-    return found
 
 
 def main() -> None:

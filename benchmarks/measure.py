@@ -1,9 +1,11 @@
 """What the benchmarks share: timing in turn, a row of the table, and what a finished run offers."""
 
+import importlib
 import operator
 import re
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rerg.config import InputError, read_yaml
+from rerg.devices import set_up_cpu
 from rerg.images import as_tensor, fetch, prepare, read_images, read_rgb
 from rerg.models import Model, build, load_model
 from rerg.networks import UNet
@@ -22,6 +25,13 @@ from rerg.specs import ModelSpec
 
 ROOT = Path(__file__).parents[1]
 GOALS = {">=": operator.ge, "<=": operator.le}
+
+
+def number(value: float | None) -> str:
+    """A number for the table; an empty cell where there is none."""
+    if value is None:
+        return ""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 @dataclass
@@ -50,6 +60,13 @@ class Row:
             return None
         compare, value = re.fullmatch(r"([<>]=) ([\d.e-]+)", self.goal).groups()
         return bool(GOALS[compare](self.ratio, float(value)))
+
+    def line(self) -> str:
+        """The row in Markdown."""
+        met = {True: "yes", False: "no", None: ""}[self.met]
+        spread = " – ".join(map(number, self.spread)) if self.spread else ""
+        cells = [self.name, number(self.ours), number(self.theirs), self.unit, number(self.ratio)]
+        return "| " + " | ".join([*cells, spread, self.goal, met, self.note]) + " |"
 
 
 def wait() -> None:
@@ -237,3 +254,14 @@ def _embedded() -> dict[str, Tensor]:
         fetch("embedded-test", entry, lock)
         prepare("embedded-test", entry, lock, target, 1)
         return read_images(target)
+
+
+def rows_of(name: str, work: Workload) -> list[Row]:
+    """The rows of one benchmark, on one thread, printed as they come."""
+    warnings.filterwarnings("ignore", module=r"(torch|deepinv|torchdeq)\b.*")
+    set_up_cpu(1)
+    found = []
+    for row in importlib.import_module(f"benchmarks.{name}").rows(work):
+        print(row.line(), flush=True)
+        found.append(row)
+    return found

@@ -3,7 +3,8 @@
 import importlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -55,19 +56,17 @@ def test_every_benchmark_measures(name, bench, run, tmp_path, monkeypatch):
         assert sides == [None, None] or all(abs(side) < 1e6 for side in sides), row.name
 
 
-def test_the_command_measures_what_it_is_told(bench, run, tmp_path, monkeypatch, capsys):
-    module, told = bench("__main__"), []
-    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
-    monkeypatch.setattr(module, "rows_of", lambda name, work: told.append((name, work)) or [])
-    images, table = str(tmp_path), str(tmp_path / "bench.json")
-    options = ["--variant", "rg1", "--images", images, "--crop", "32", "--count", "3"]
-    monkeypatch.setattr("sys.argv", ["", str(run), "network", *options, "--json", table])
-    module.main()
-    expected = bench("measure").Workload(
-        run, variant="rg1", folder=tmp_path, crop=32, count=3, quick=False
+def test_the_command_prints_its_rows_and_writes_them(run, tmp_path):
+    """Each benchmark in a process of its own, with the options of the command."""
+    table = tmp_path / "bench.json"
+    command = [sys.executable, "-m", "benchmarks", run, "pnp_reg", "--variant", "rg1", "--quick"]
+    done = subprocess.run(
+        [*command, "--json", table], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert told == [("network", expected)] and "| what |" in capsys.readouterr().out
-    assert json.loads(Path(table).read_text())["spec"]["variant"] == "rg1"
+    assert done.returncode == 0, done.stderr
+    content = json.loads(table.read_text())
+    assert content["spec"]["variant"] == "rg1" and [*content["seconds"]] == ["pnp_reg"]
+    assert content["rows"] and all(f"| {row['name']} |" in done.stdout for row in content["rows"])
 
 
 def test_the_gpu_benchmark_measures_on_a_cpu(bench, tmp_path):
@@ -101,7 +100,9 @@ def test_a_part_that_fails_is_a_row(bench, tmp_path, monkeypatch):
 def test_overhead_is_what_is_left_of_the_slots(bench, run, monkeypatch):
     """Of 100 s on two cores 60 were trained and 20 restored, so 120 of 200 are left."""
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    row = bench("overhead").of_the_dag(bench("measure").Workload(run, "rg1"), {"tune.py": 3.0})
+    row = bench("overhead").of_the_dag(
+        bench("measure").Workload(run, variant="rg1"), {"tune.py": 3.0}
+    )
     assert (row.ours, row.theirs, row.ratio, row.met) == pytest.approx((120, 200, 0.6, False))
 
 
@@ -125,7 +126,7 @@ def test_the_plain_loop_turns_as_ours(bench):
 
 def test_no_run_is_said_in_a_line(bench, tmp_path):
     with pytest.raises(ValueError, match=r"rg1\.json: no such file, needed to load rg1"):
-        bench("measure").Workload(tmp_path, "rg1").spec  # noqa: B018
+        bench("measure").Workload(tmp_path, variant="rg1").spec  # noqa: B018
 
 
 def test_the_cost_of_a_run_is_the_sum_of_its_stages(bench, monkeypatch, capsys):
