@@ -43,8 +43,11 @@ bench-gpu: .venv/installed ## measure what this machine's GPU does with networks
 NEW := workflow/baselines/$(NAME)
 
 baseline: ## write the folder of a new baseline: make baseline NAME=mine
-	@case '$(NAME)' in ''|[!a-zA-Z0-9]*|*[!a-zA-Z0-9_-]*) \
-		echo 'NAME: expected letters, digits, - and _: make baseline NAME=mine'; exit 1;; esac
+	@case '$(NAME)' in ''|[!a-zA-Z]*|*[!a-zA-Z0-9_-]*) \
+		echo 'NAME: expected a letter, then letters, digits, - and _: make baseline NAME=mine'; exit 1;; esac
+	@case "$$(echo '$(NAME)' | tr A-Z a-z)" in initial|truth|null|true|false|yes|no|on|off) \
+		echo '$(NAME): a row of every table, or no text in YAML; choose another name'; exit 1;; esac
+	@test ! -e rerg/variants/$(NAME).py || { echo '$(NAME) is the name of a variant; choose another name'; exit 1; }
 	@test ! -e $(NEW) || { echo '$(NEW) is there already'; exit 1; }
 	@mkdir $(NEW)
 	@for suffix in py yaml; do \

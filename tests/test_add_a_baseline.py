@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from conftest import ROOT
 
@@ -51,6 +52,29 @@ def test_every_command_of_the_page_runs(tmp_path):
     column = [cell.strip() for cell in head].index("mine")
     assert len(rows) == 3  # den25, blur16 and their mean
     assert all(re.search(r"\d\d\.\d\d", row[column]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("", "NAME: expected a letter, then letters, digits, - and _"),
+        ("9", "NAME: expected a letter"),
+        ("1e3", "NAME: expected a letter"),
+        ("a b", "NAME: expected a letter"),
+        ("../up", "NAME: expected a letter"),
+        ("truth", "truth: a row of every table, or no text in YAML"),
+        ("Null", "Null: a row of every table, or no text in YAML"),
+        ("on", "on: a row of every table, or no text in YAML"),
+        ("rerg", "rerg is the name of a variant"),
+        ("tv", "workflow/baselines/tv is there already"),
+    ],
+)
+def test_a_name_that_no_run_would_take_writes_nothing(name, line):
+    before = sorted((ROOT / "workflow/baselines").iterdir())
+    command = ["make", "--no-print-directory", "baseline", f"NAME={name}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout.startswith(line) and done.stdout.count("\n") == 1
+    assert sorted((ROOT / "workflow/baselines").iterdir()) == before
 
 
 def test_the_reconstructor_of_the_page_is_a_method():
