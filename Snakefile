@@ -11,7 +11,7 @@ min_version("9.19")
 
 from rerg.checks import smallest
 from rerg.code import code_digest
-from rerg.config import InputError
+from rerg.config import ending_in_a_line, read_mapping
 from rerg.expressions import read_claims
 from rerg.labels import color_of, line_of_solver
 from rerg.run import Run
@@ -20,10 +20,16 @@ from rerg.run import Run
 ROOT = Path(os.path.relpath(workflow.current_basedir))
 
 
-configfile: str(ROOT / "config/config.yaml")
+DEFAULTS = ROOT / "config/config.yaml"
+
+with ending_in_a_line():
+    read_mapping(DEFAULTS)  # first, as Snakemake would not name the file
 
 
-try:
+configfile: str(DEFAULTS)
+
+
+with ending_in_a_line():
     files = [*workflow.configfiles, *workflow.overwrite_configfiles]
     run = Run(config, ROOT, *files, workflow.config_settings.config)
     read_claims(
@@ -32,9 +38,6 @@ try:
         list(run.methods),
         list(run.problems),
     )
-except InputError as error:
-    print(error, file=sys.stderr)
-    sys.exit(1)
 
 
 pathvars:

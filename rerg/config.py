@@ -8,8 +8,10 @@ import difflib
 import json
 import math
 import re
+import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,24 @@ def read_yaml(path: Path) -> Any:
         raise InputError(f"{path}: {line}not YAML: {getattr(error, 'problem', error)}") from None
 
 
+def read_mapping(path: Path) -> dict:
+    """`read_yaml` of a file with keys. Raises InputError for any other content, too."""
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected keys, got {json.dumps(content, default=str)[:60]}")
+    return content
+
+
+@contextmanager
+def ending_in_a_line() -> Iterator[None]:
+    """End the process with status 1 and the line of an InputError."""
+    try:
+        yield
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+
+
 def closest(word: str, known: Sequence[str]) -> str:
     """The end of a line about an unknown word: the known one that was meant, or all of them."""
     match = difflib.get_close_matches(str(word), known, n=1)
@@ -88,6 +108,9 @@ def _describe(error) -> str:
         "exclusiveMinimum": lambda: f"expected more than {error.validator_value}",
         "maximum": lambda: f"expected at most {error.validator_value}",
         "exclusiveMaximum": lambda: f"expected less than {error.validator_value}",
+        "uniqueItems": lambda: "expected each entry once",
+        "minItems": lambda: f"expected at least {error.validator_value} entries",
+        "maxItems": lambda: f"expected at most {error.validator_value} entries",
     }.get(error.validator, lambda: error.message.splitlines()[0])
     if "description" in error.schema:
         expected = lambda: f"expected {error.schema['description']}"  # noqa: E731

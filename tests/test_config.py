@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from rerg.config import InputError, check, closest, read_yaml
+from rerg.config import InputError, check, closest, read_mapping, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,13 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"run: \xff\n")
     with pytest.raises(InputError, match=r"a.yaml: expected UTF-8 text"):
         read_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "- run: a\n", "hello\n", "5\n"])
+def test_a_config_without_keys_is_one_line(text, tmp_path):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"a\.yaml: expected keys, got "):
+        read_mapping(tmp_path / "a.yaml")
 
 
 def test_merged_keys_of_yaml_may_be_set_again(tmp_path):
