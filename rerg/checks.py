@@ -24,24 +24,31 @@ if TYPE_CHECKING:
 SCORED = 32  # pixels of a side: SSIM has a window of 11, and AlexNet (LPIPS) needs 31
 
 
-def typed(value: Any, schema: Mapping) -> Any:
-    """A config with numbers and booleans in the place of their text, where the schema wants them.
+def typed(value: Any, schema: Mapping, definitions: Mapping) -> Any:
+    """What `--config` sets, with numbers and booleans in the place of their text.
 
-    Snakemake hands over what is nested in `--config` as text. A `$ref` is not followed: numbers
-    stand where they are used.
+    Snakemake hands over what is nested as text; it is read as YAML where the schema, whose `$defs`
+    are the definitions, admits a number or a boolean.
     """
-    if isinstance(value, dict):
+    if "$ref" in schema:
+        schema = definitions[schema["$ref"].removeprefix("#/$defs/")]
+    if isinstance(value, Mapping):
         keys, others = schema.get("properties", {}), schema.get("additionalProperties", {})
         others = others if isinstance(others, Mapping) else {}
-        return {key: typed(part, keys.get(key, others)) for key, part in value.items()}
+        return {key: typed(part, keys.get(key, others), definitions) for key, part in value.items()}
     if isinstance(value, list):
-        return [typed(part, schema.get("items", {})) for part in value]
-    if isinstance(value, str) and schema.get("type") in ("integer", "number", "boolean"):
+        return [typed(part, schema.get("items", {}), definitions) for part in value]
+    if isinstance(value, str) and {"integer", "number", "boolean"} & {*_types(schema)}:
         try:
             return yaml.safe_load(value)
         except yaml.YAMLError:
             return value
     return value
+
+
+def _types(schema: Mapping) -> list[str]:
+    types = schema.get("type", [])
+    return types if isinstance(types, list) else [types]
 
 
 def check_name(name: str, where: str) -> None:
@@ -146,6 +153,8 @@ def check_classes(value: Any, where: str) -> None:
             module, _, name = part.rpartition(".")
             path = Path(find_spec("deepinv").origin).parent.joinpath(*module.split("."))
             files = [f for f in (path.with_suffix(".py"), path / "__init__.py") if f.is_file()]
+            if not files:
+                raise InputError(f"{where}: {key}: deepinv has no module {module} for {part}")
             names = [name for file in files for name in _names_of(file)]
             if name not in names:
                 raise InputError(f"{where}: {key}: deepinv has no {part}{closest(name, names)}")

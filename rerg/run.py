@@ -3,6 +3,7 @@
 Parsed by every Snakemake process: no torch.
 """
 
+import copy
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from snakemake.utils import update_config
 
 from rerg.checks import (
     check_classes,
@@ -32,15 +35,16 @@ TYPES = {
 }
 
 
-def find_baselines(folders: Sequence[Path]) -> dict[str, Path]:
+def find_baselines(folders: Sequence[Path], source: str) -> dict[str, Path]:
     """Baselines by name: every folder `<name>/` that holds a file `<name>.smk`, `.py` or `.yaml`.
 
+    source: the file that names the folders.
     Raises InputError for a folder that does not exist and for a name that two folders have.
     """
     found: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise InputError(f"baselines: {folder}: no such folder")
+            raise InputError(f"{source}: baselines: {folder}: no such folder")
         for path in sorted(folder.iterdir()):
             if any((path / f"{path.name}{suffix}").exists() for suffix in (".smk", ".py", ".yaml")):
                 if path.name in found:
@@ -69,10 +73,14 @@ def _known(names: Sequence[str], known, source: str, key: str, kind: str) -> Non
             raise InputError(f"{source}: {key}: unknown {kind} {name}{closest(name, list(known))}")
 
 
-def _schema(path: Path) -> dict:
-    """The schema of a run's config, with the variants and solvers that there are."""
-    schema = read_yaml(path)
+def _schema(folder: Path) -> dict:
+    """The schema of a run's config, with the variants, solvers and keys of a baseline there are."""
+    schema = read_yaml(folder / "config.schema.yaml")
+    baseline = read_yaml(folder / "baseline.schema.yaml")
+    schema["$defs"] |= baseline.pop("$defs")
+    baseline.pop("$schema")  # with it jsonschema would take its own types, which admit .nan
     variant, properties = schema["$defs"]["variant"], schema["properties"]
+    properties["deepinv"]["additionalProperties"] = {**baseline, "required": ["reconstructor"]}
     properties["variants"]["properties"] = {
         name: {
             **variant,
@@ -122,8 +130,10 @@ class Run:
         """
         folder, self._schemas = root / "config", root / "workflow" / "schemas"
         origins(files)  # Snakemake reads them too, but a key that stands twice it loses
-        schema = _schema(self._schemas / "config.schema.yaml")
-        self.config = typed(dict(config), schema)
+        schema = _schema(self._schemas)
+        self.config = copy.deepcopy(dict(config))
+        for given in (file for file in files if isinstance(file, Mapping)):
+            update_config(self.config, typed(given, schema, schema["$defs"]))
         check(self.config, schema, *files)
         registries = {}
         for name in ("problems", "datasets", "weights"):
@@ -133,7 +143,8 @@ class Run:
         self.problems, self.datasets, self.weights = registries.values()
         self.methods: dict[str, dict] = trained_methods()
         self.baselines = find_baselines(
-            [root / "workflow" / "baselines", *map(Path, self.config["baselines"])]
+            [root / "workflow" / "baselines", *map(Path, self.config["baselines"])],
+            origins(files)["baselines"],
         )
         self._add_baselines(files)
         self._check_names(files)
@@ -147,10 +158,11 @@ class Run:
             settings = path / f"{name}.yaml"
             content = read_yaml(settings) if settings.exists() else None
             described[name, str(settings)] = {} if content is None else content
+        for (_, where), settings in described.items():
+            check(settings, self._schemas / "baseline.schema.yaml", where)
         for name, settings in self.config["deepinv"].items():
             described[name, f"{origins(files)['deepinv']}: deepinv.{name}"] = settings
         for (name, where), settings in described.items():
-            check(settings, self._schemas / "baseline.schema.yaml", where)
             check_name(name, where)
             check_classes(settings, where)
             if name in self.methods:
@@ -218,7 +230,7 @@ class Run:
         known(config["examples"], config["problems"], "examples", "problem")
         for name, settings in config["variants"].items():
             if start := settings.get("start"):
-                known([start], config["variants"], "variants", "variant")
+                known([start], config["variants"], f"variants.{name}.start", "variant")
                 if start == name or "start" in config["variants"][start]:
                     raise InputError(
                         f"{source['variants']}: variants.{name}.start: expected a variant that "

@@ -1,6 +1,7 @@
 """Any mutation of the configuration is either a plan or one line."""
 
 import copy
+import math
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from rerg.config import InputError
 from rerg.run import Run
 
 CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
+PGD = {
+    "reconstructor": "optim.PGD",
+    "parameters": {"prior": {"class": "optim.PnP"}, "stepsize": 1.0},
+}
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
@@ -56,6 +61,15 @@ def mutated(draw, content):
     return content
 
 
+def numbers_of(content):
+    """All numbers in nested dicts and lists."""
+    if isinstance(content, dict | list):
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from numbers_of(part)
+    elif isinstance(content, int | float):
+        yield content
+
+
 def plan_or_line(config, root: Path) -> None:
     """Read a run, and ask it what the rules ask."""
     try:
@@ -63,6 +77,7 @@ def plan_or_line(config, root: Path) -> None:
     except InputError as error:
         assert str(error) and "\n" not in str(error)
         return
+    assert all(map(math.isfinite, numbers_of([run.config, run.methods, run.problems])))
     for method in run.all_methods():
         for problem in run.problems_of(method):
             batch = run.batch_of(problem)
@@ -74,7 +89,7 @@ def plan_or_line(config, root: Path) -> None:
             run.model_spec(variant, seed)
 
 
-@given(mutated(CONFIG))
+@given(mutated({**CONFIG, "deepinv": {"pgd": {**PGD, "tune": {"stepsize": [0.5, 1]}}}}))
 @settings(max_examples=150, deadline=None)
 def test_any_config_is_a_plan_or_a_line(config):
     plan_or_line(config, ROOT)

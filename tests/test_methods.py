@@ -21,7 +21,7 @@ from rerg.run import Run, find_baselines, lacks, trained_methods
 
 DATASET = "embedded-test"
 CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
-SHIPPED = find_baselines([ROOT / "workflow" / "baselines"])
+SHIPPED = find_baselines([ROOT / "workflow" / "baselines"], "config")
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,15 @@
 """A run: bad configurations in one line, and what its rules ask of a good one."""
 
 import copy
+import math
 import subprocess
 import sys
 
 import pytest
 import yaml
 from conftest import ROOT
+from snakemake.utils import update_config
 
-from rerg.checks import typed
 from rerg.config import InputError
 from rerg.registry import solvers, variants
 from rerg.run import Run, trained_methods
@@ -17,6 +18,11 @@ from rerg.specs import digest
 CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
 
 PNP = {"reconstructor": "optim.PnP", "parameters": {"b": "$sigma", "c": 0}}
+
+
+def argument(value: object) -> dict:
+    """A reconstructor with an argument."""
+    return {"reconstructor": "optim.PGD", "parameters": {"a": value}}
 
 
 def changed(path: str, value: object) -> dict:
@@ -37,15 +43,16 @@ def changed(path: str, value: object) -> dict:
         ("training.stepz", 1, "training.stepz: unknown key"),
         ("variants.rerg.betta", 0.1, "variants.rerg.betta: unknown key; did you mean beta?"),
         ("seeds", ["zero"], 'seeds.0: expected integer, got "zero"'),
-        ("seeds", [], "seeds: "),
-        ("seeds", [1, 1], "seeds: "),
+        ("seeds", [], "seeds: expected at least 1 entries"),
+        ("seeds", [1, 1], "seeds: expected each entry once"),
+        ("seeds", [10**21], "seeds.0: expected at most 4294967295"),  # periodic to Snakemake
         ("variants.rerg.beta", float("nan"), "variants.rerg.beta: expected number, got NaN"),
         ("variants.rerg.evaluations", 100.0, "evaluations: expected integer, got 100.0"),
         ("variants.rg1.beta", 0.1, "variants.rg1.beta: unknown key"),
         ("variants.rergg", {}, "variants.rergg: unknown key; did you mean rerg?"),
         ("variants.red.start", "red", "variants.red.start: expected a variant that starts from no"),
         ("variants.rg.start", "rg1", "variants.rg.start: expected a variant that starts from no"),
-        ("variants.rg.start", "rgg", "variants: unknown variant rgg; did you mean rg?"),
+        ("variants.rg.start", "rgg", "variants.rg.start: unknown variant rgg; did you mean rg?"),
         ("solvers.gd.toleranse", 1, "solvers.gd.toleranse: unknown key; did you mean tolerance?"),
         ("solvers.fast", {"iterations": 5}, "solvers.fast.tolerance: missing"),
         ("solvers.fast.iterations", 5.0, "solvers.fast.iterations: expected integer, got 5.0"),
@@ -54,7 +61,7 @@ def changed(path: str, value: object) -> dict:
         ("training.nodes", 3, "training.batch: expected a multiple of training.processes x"),
         ("device", "gpu", "device: expected one of cpu, cuda"),
         ("run", "../up", "run: expected a name of the form"),
-        ("network.channels", [8, 8], "network.channels: "),
+        ("network.channels", [8, 8], "network.channels: expected at least 4 entries"),
         ("methods", ["rergg"], "methods: unknown method rergg; did you mean rerg?"),
         ("problems", ["den26"], "problems: unknown problem den26; did you mean den25?"),
         ("datasets.test", ["set6"], "datasets.test: unknown dataset set6; did you mean set5?"),
@@ -62,7 +69,22 @@ def changed(path: str, value: object) -> dict:
         ("examples", ["sr4"], "examples: unknown problem sr4"),
         ("deepinv", {"mine": {**PNP, "tune": {"b": [1, 2]}}}, "tune.b: expected a number above 0"),
         ("deepinv", {"mine": {**PNP, "tune": {"c": [1, 2]}}}, "tune.c: expected a number above 0"),
-        ("baselines", ["no/such/folder"], "no/such/folder: no such folder"),
+        (
+            "deepinv",
+            {"mine": {**PNP, "timeout": math.inf}},
+            "mine.timeout: expected number, got Inf",
+        ),
+        ("deepinv", {"mine": argument(math.nan)}, "mine.parameters.a: expected a finite number"),
+        ("deepinv", {"mine": argument([{"x": -math.inf}])}, "a.0.x: expected a finite number"),
+        ("deepinv", {"mine": argument("1e-3")}, "a: expected a finite number (YAML reads 1e-3 as"),
+        ("deepinv", {"mine": argument({"class": 5})}, "a.class: expected string, got 5"),
+        ("deepinv", {"mine": argument({"class": "optim.PnPP"})}, "deepinv has no optim.PnPP; did"),
+        ("deepinv", {"mine": {"reconstructor": "optin.PGD"}}, "deepinv has no module optin for"),
+        ("deepinv", {"mine": {"label": "Mine"}}, "deepinv.mine.reconstructor: missing"),
+        ("deepinv", {"truth": PNP}, "truth is a row of every table"),
+        ("deepinv", {"007": PNP}, "YAML reads 007 as no text"),
+        ("baselines", ["no/such/folder"], "baselines: no/such/folder: no such folder"),
+        ("baselines", [""], "baselines.0: expected a folder"),
     ],
 )
 def test_a_fault_is_one_line(key, value, line):
@@ -70,7 +92,7 @@ def test_a_fault_is_one_line(key, value, line):
         Run(changed(key, value), ROOT, "mine.yaml")
     text = str(error.value)
     assert line in text and "\n" not in text
-    assert text.startswith(("mine.yaml: ", "baselines: "))
+    assert text.startswith("mine.yaml: ")
 
 
 def test_trained_methods_need_a_trained_problem():
@@ -81,15 +103,48 @@ def test_trained_methods_need_a_trained_problem():
 
 
 def test_numbers_of_the_command_line_are_numbers():
-    """Snakemake hands over what is nested as text."""
-    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
-    given = {"tuning": {"factors": ["0.5", "1"], "step_factors": ["1", "2"], "rounds": "2"}}
-    given |= {"network": {"channels": ["8", "8"]}, "device": "cpu"}
-    assert typed(given, schema) == {
-        "tuning": {"factors": [0.5, 1], "step_factors": [1, 2], "rounds": 2},
-        "network": {"channels": [8, 8]},
-        "device": "cpu",
+    """Snakemake hands over what is nested as text; merged already, as here."""
+    given = {
+        "tuning": {"factors": ["0.5", "1"], "rounds": "2"},
+        "training": {"compile": "true", "clip": "2.5"},
+        "network": {"channels": ["8", "8", "8", "8"], "blocks": "2", "scale": "400"},
+        "solvers": {"fast": {"iterations": "7", "tolerance": "1.0e-3"}},
+        "deepinv": {"mine": {**argument(["1.5", {"b": "3", "c": "$x0"}]), "timeout": "60"}},
+        "problems": ["den25", "sr2"],
+        "comparisons": [],
+        "examples": [],
     }
+    config = copy.deepcopy(CONFIG)
+    update_config(config, given)
+    run = Run(config, ROOT, "mine.yaml", given)
+    assert run.config["tuning"] == {**CONFIG["tuning"], "factors": [0.5, 1], "rounds": 2}
+    assert run.config["training"] == {**CONFIG["training"], "compile": True, "clip": 2.5}
+    assert run.config["network"] == {"channels": [8, 8, 8, 8], "blocks": 2, "scale": 400}
+    assert run.config["solvers"]["fast"] == {"iterations": 7, "tolerance": 1e-3}
+    assert run.methods["mine"]["parameters"] == {"a": [1.5, {"b": 3, "c": "$x0"}]}
+    assert run.methods["mine"]["timeout"] == 60
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"training": {"crop": "32.0"}}, "training.crop: expected integer, got 32.0"),
+        ({"tuning": {"factors": ["1", ".nan"]}}, "tuning.factors.1: expected number, got NaN"),
+        ({"trainin": {"crop": "32"}}, "trainin: unknown key; did you mean training?"),
+        ({"deepinv": {"mine": argument("2e5")}}, "deepinv.mine.parameters.a: expected a finite"),
+    ],
+)
+def test_a_fault_of_the_command_line_is_its_own(given, line):
+    config = copy.deepcopy(CONFIG)
+    update_config(config, given)
+    with pytest.raises(InputError) as error:
+        Run(config, ROOT, "mine.yaml", given)
+    assert str(error.value).startswith(f"--config: {line}")
+
+
+def test_text_of_a_file_stays_text():
+    with pytest.raises(InputError, match=r"^mine.yaml: training.crop: expected integer, got \"32"):
+        Run(changed("training.crop", "32"), ROOT, "mine.yaml")
 
 
 def test_a_missing_key_is_named():
@@ -112,6 +167,23 @@ def test_snakemake_stops_with_that_line_before_any_job(tmp_path):
     *notes, line = done.stderr.strip().splitlines()
     assert line == f"{tmp_path}/mine.yaml: trainin: unknown key; did you mean training?"
     assert all(note.startswith("Config file ") for note in notes)  # Snakemake's own
+
+
+def test_a_fault_of_the_default_config_names_it(tmp_path):
+    """Snakemake reads it too, and would name no file."""
+    for name in ("Snakefile", "rerg", "workflow"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text("run: demo\n  seeds: [0\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "-n"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert (
+        done.stderr.strip()
+        == "config/config.yaml: line 2: not YAML: mapping values are not "
+        + ("allowed in this context")
+    )
 
 
 def test_every_shipped_config_is_sound():
