@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rerg.config import InputError, closest
-from rerg.kernels import kernel_of, kernel_size
+from rerg.kernels import check_holds, kernel_of, kernel_size
 from rerg.labels import CONTROLS
 from rerg.registry import variants
 from rerg.specs import FLOORS
@@ -60,16 +60,14 @@ def check_name(name: str, where: str) -> None:
 
 
 def check_crop(run: "Run", source: str) -> None:
-    """Refuse a crop of the training that is smaller than a kernel."""
-    crop = run.config["training"]["crop"]
-    for name in run.trained_problems():
-        spec = run.problem_spec(name)
-        size, factor = kernel_size(spec), spec.factor
-        if size > crop // factor * factor:
-            raise InputError(
-                f"{source}: training.crop: expected at least {-(-size // factor) * factor} pixels, "
-                f"as {name} has a kernel of {size} x {size}, got {crop}"
-            )
+    """Refuse a crop of the training that is smaller than a kernel.
+
+    One of a file is held against it once it is there, by `rerg.images.check_kernels`.
+    """
+    if run.variants():
+        for name in run.trained_problems():
+            spec = run.problem_spec(name)
+            check_holds(run.config["training"]["crop"], spec, f"{source}: training.crop")
 
 
 def check_kernels(run: "Run") -> None:

@@ -25,7 +25,8 @@ from tqdm import tqdm
 from rerg.atomic import whole
 from rerg.config import InputError
 from rerg.downloads import cache_folder, download, expand, sha256_of, unpack
-from rerg.kernels import normalized
+from rerg.kernels import check_holds, normalized
+from rerg.specs import ProblemSpec
 
 if TYPE_CHECKING:
     import torch
@@ -376,6 +377,29 @@ def check_disjoint(splits: Mapping[str, Sequence[Path]]) -> dict[str, dict[str, 
                                 f"datasets.{other_split}; expected disjoint splits"
                             )
     return found
+
+
+def check_kernels(
+    kernels: Mapping[str, str],
+    trained: Sequence[ProblemSpec],
+    crop: int,
+    restored: Sequence[ProblemSpec],
+    paths: Sequence[Path],
+) -> None:
+    """Hold prepared kernel files, by name, against the problems with a kernel of one.
+
+    trained: those that crops (pixels) are drawn for; restored: those that the images of the
+    prepared files are restored from.
+    Raises InputError for an index that a file lacks, and where a crop or an image cannot hold a
+    kernel.
+    """
+    for spec in trained:
+        check_holds(crop, spec, "training.crop", kernels)
+    for path in map(Path, paths):
+        with open_images(path) as file:
+            side, image = min((min(stored.shape[:2]), image) for image, stored in file.items())
+        for spec in restored:
+            check_holds(side, spec, f"{path.stem}/{image}", kernels)
 
 
 def as_tensor(pixels: np.ndarray) -> "torch.Tensor":

@@ -36,14 +36,14 @@ def _motion(u: np.ndarray, v: np.ndarray, length: float, angle: float) -> np.nda
     return np.maximum(1 - np.hypot(across, beyond), 0)
 
 
-def _stored(kernel: Mapping, files: Mapping[str, str]) -> np.ndarray:
+def _stored(spec: ProblemSpec, files: Mapping[str, str]) -> np.ndarray:
     """The kernel of a file, as it is there."""
-    name, index = kernel["file"], str(kernel["index"])
+    name, index = spec.kernel["file"], str(spec.kernel["index"])
     with np.load(files[name]) as content:
         if index not in content:
             raise InputError(
-                f"config/problems.yaml: kernel.index: {name} has {len(content)} kernels, "
-                f"expected an index below {len(content)}, got {index}"
+                f"config/problems.yaml: {spec.name}.kernel.index: {name} has {len(content)} "
+                f"kernels, expected an index below {len(content)}, got {index}"
             )
         return content[index]
 
@@ -73,7 +73,7 @@ def kernel_size(spec: ProblemSpec, files: Mapping[str, str] | None = None) -> in
     """
     kernel, factor = spec.kernel or {}, spec.factor
     if "file" in kernel:
-        return max(_stored(kernel, files).shape) if kernel["file"] in (files or {}) else 0
+        return max(_stored(spec, files).shape) if kernel["file"] in (files or {}) else 0
     if "bicubic" in kernel:
         return 6 * factor + 1
     if "gaussian" in kernel:
@@ -83,8 +83,24 @@ def kernel_size(spec: ProblemSpec, files: Mapping[str, str] | None = None) -> in
     else:
         return 0
     if not math.isfinite(reach):
-        raise InputError(f"config/problems.yaml: kernel {kernel}: expected finite numbers")
+        where = f"config/problems.yaml: {spec.name}.kernel {kernel}"
+        raise InputError(f"{where}: expected finite numbers")
     return max(KERNEL_SIZE, 2 * math.ceil(reach + (factor - 1) / 2) - 1)
+
+
+def check_holds(
+    side: int, spec: ProblemSpec, where: str, files: Mapping[str, str] | None = None
+) -> None:
+    """Hold a side (pixels) of images against the kernel of a problem, which needs as much room.
+
+    Raises InputError, which begins with `where`: cut to a multiple of the factor it is smaller.
+    """
+    size, factor = kernel_size(spec, files), spec.factor
+    if size > side // factor * factor:
+        raise InputError(
+            f"{where}: expected at least {-(-size // factor) * factor} pixels, as {spec.name} has "
+            f"a kernel of {size} x {size}, got {side}"
+        )
 
 
 def kernel_of(spec: ProblemSpec, files: Mapping[str, str] | None = None) -> np.ndarray:
@@ -99,9 +115,9 @@ def kernel_of(spec: ProblemSpec, files: Mapping[str, str] | None = None) -> np.n
     a file lacks.
     """
     kernel, factor = spec.kernel, spec.factor
-    where = f"config/problems.yaml: kernel {kernel}"
+    where = f"config/problems.yaml: {spec.name}.kernel {kernel}"
     if "file" in kernel:
-        return normalized(_stored(kernel, files), where)
+        return normalized(_stored(spec, files), where)
     size = kernel_size(spec)
     offset = size // 2 - np.arange(size) - (factor - 1) / 2
     u, v = np.meshgrid(offset, offset, indexing="ij")

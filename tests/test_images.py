@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zlib
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -31,6 +32,7 @@ from rerg.downloads import sha256_of
 from rerg.images import (
     Crops,
     check_disjoint,
+    check_kernels,
     fetch,
     open_images,
     prefetch,
@@ -39,6 +41,7 @@ from rerg.images import (
     read_images,
     read_rgb,
 )
+from rerg.specs import ProblemSpec
 
 ROOT = Path(__file__).parents[1]
 REGISTRY = read_yaml(ROOT / "config" / "datasets.yaml")
@@ -640,6 +643,27 @@ def cells(*kernels):
     cell = np.empty((1, len(kernels)), object)
     cell[0, :] = kernels
     return {"kernels": cell}
+
+
+@pytest.mark.parametrize(
+    ("index", "factor", "crop", "message"),
+    [
+        (2, 1, 99, "config/problems.yaml: p.kernel.index: set has 2 kernels, expected an index"),
+        (1, 1, 24, "training.crop: expected at least 25 pixels, as p has a kernel of 25 x 25, got"),
+        (0, 4, 11, "training.crop: expected at least 12 pixels, as p has a kernel of 9 x 9, got"),
+        (1, 1, 99, "images/b: expected at least 25 pixels, as p has a kernel of 25 x 25, got 20"),
+    ],
+)
+def test_kernels_of_files_are_held_against_crops_and_images(tmp_path, index, factor, crop, message):
+    kernels = {"set": str(tmp_path / "set.npz")}
+    np.savez(kernels["set"], **{"0": np.ones((9, 9)), "1": np.ones((25, 3))})
+    pictures = folder_of(tmp_path / "in", a=noise(40, 40, 3), b=noise(31, 20, 3))
+    paths = [prepared("images", pictures, tmp_path)]
+    spec = ProblemSpec("p", "downsampling", 0.0, 3.0, factor, {"file": "set", "index": index})
+    with pytest.raises(InputError, match=f"^{message}"):
+        check_kernels(kernels, [spec], crop, [spec], paths)
+    fitting = replace(spec, factor=12, kernel={"file": "set", "index": 0})
+    check_kernels(kernels, [fitting], 12, [fitting], paths)
 
 
 @pytest.mark.parametrize(

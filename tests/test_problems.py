@@ -357,7 +357,9 @@ def test_a_name_that_yaml_reads_as_another_type_is_refused(name):
     ],
 )
 def test_parameters_that_give_no_kernel_are_refused(kernel):
-    with pytest.raises(InputError, match=r"config/problems\.yaml: kernel .*: expected") as error:
+    with pytest.raises(
+        InputError, match=r"config/problems\.yaml: mine\.kernel .*: expected"
+    ) as error:
         kernel_of(spec({"kernel": kernel, "factor": 2}))
     assert "\n" not in str(error.value)
 
@@ -380,7 +382,9 @@ def test_a_stored_kernel_that_is_none_is_refused(stored, kernel, message):
     files = stored(np.ones((3, 3)), kernel)
     with pytest.raises(InputError, match=message) as error:
         kernel_of(spec({"kernel": {"file": "set", "index": 1}}), files)
-    assert str(error.value).startswith("config/problems.yaml: kernel {'file': 'set', 'index': 1}: ")
+    assert str(error.value).startswith(
+        "config/problems.yaml: mine.kernel {'file': 'set', 'index': 1}: "
+    )
 
 
 VALUES = st.one_of(

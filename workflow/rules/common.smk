@@ -38,6 +38,11 @@ def kernels_of(problems):
     return expand("<results>/images/{kernels}.npz", kernels=run.kernel_sets(problems))
 
 
+def specs_with_file(problems):
+    """The specs of those problems whose kernel is in a file."""
+    return [run.problem_spec(p) for p in problems if run.kernel_sets([p])]
+
+
 def seed_of(name, seed):
     """A seed of the run for what is trained, `all` for what is not."""
     return seed if str(seed) in run.seeds_of(name) else "all"

@@ -74,9 +74,13 @@ rule prepare_kernels:
 
 
 rule splits:
-    """Image ids of train, validation and test, held disjoint by pixel content."""
+    """Image ids of train, validation and test, held disjoint by pixel content.
+
+    Kernels of files are held against images and crops, as all trainings wait for this rule.
+    """
     input:
-        expand("<results>/images/{dataset}.h5", dataset=IMAGE_SETS),
+        images=expand("<results>/images/{dataset}.h5", dataset=IMAGE_SETS),
+        kernels=kernels_of(run.config["problems"]),
     output:
         "<results>/images/splits.json",
     log:
@@ -86,6 +90,9 @@ rule splits:
         "../../environment.yml"
     params:
         splits=DATASETS,
+        trained=specs_with_file(run.trained_problems() if run.variants() else []),
+        crop=run.config["training"]["crop"],
+        restored=specs_with_file(run.config["problems"]),
         code=code_of("check_splits.py"),
     script:
         "../scripts/check_splits.py"
