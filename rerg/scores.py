@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -333,6 +334,8 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     for sign, name in ((";", "semicolons"), ("\t", "tabs")):
         if len(head) == 1 and sign in head[0]:
             raise InputError(f"{path}: the cells are separated by {name}; expected commas")
+    if len(head) == 1:
+        raise InputError(f"{path}: expected cells separated by commas, got '{head[0][:40]}'")
     for number, row in lines:
         if len(row) != len(head):
             raise InputError(
@@ -352,8 +355,9 @@ def _typed(column: pd.Series, kind: str, path: Path) -> pd.Series:
         wrong = typed.isna()
     elif kind in ("Int64", "float64"):
         typed = pd.to_numeric(column, errors="coerce")
-        if kind == "Int64":
-            typed = typed.where((typed % 1 == 0) & (typed.abs() < 2**53))
+        typed = typed.where(typed != -math.inf)
+        if kind == "Int64":  # seeds and counts
+            typed = typed.where((typed % 1 == 0) & (typed >= 0) & (typed < 2**53))
         typed = typed.astype(kind)
         wrong = typed.isna()
     elif column.name == "stopped":
@@ -433,7 +437,7 @@ def complete(table: pd.DataFrame, expected: Expected) -> pd.DataFrame:
     Rows of methods, problems, datasets and seeds that the config does not know are left out. The
     column `absent` tells the rows that were added; a mean over one of them is empty, so nothing is
     computed from the rows that survived. `compare` says what was added and left out. Raises
-    InputError where no row is left.
+    InputError where no row is left, or none of a dataset, whose images nothing else tells.
     """
     known = _without_needless_seeds(table, expected)
     keys = _expected_keys(known[known["dataset"].isin(expected["datasets"])], expected)
@@ -445,18 +449,17 @@ def complete(table: pd.DataFrame, expected: Expected) -> pd.DataFrame:
             f" {_names(table['problem'])}, the config is of {', '.join(expected['datasets'])};"
             " name the config that made them by --configfile"
         )
+    if gone := [name for name in expected["datasets"] if name not in set(merged["dataset"])]:
+        raise InputError(
+            f"no row of {', '.join(gone)}; expected all test sets of the config, or those that the"
+            " scores have as its datasets.test"
+        )
     return merged[[*COLUMNS, "absent"]]
 
 
 def of_dataset(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """The rows of one dataset, or of all of them for `rerg.statistics.POOLED`.
-
-    Raises InputError where there is none.
-    """
-    rows = table if dataset == POOLED else table[table["dataset"] == dataset]
-    if rows.empty:
-        raise InputError(f"the scores have no row of {dataset}, only of {_names(table['dataset'])}")
-    return rows
+    """The rows of one dataset, or of all of them for `rerg.statistics.POOLED`."""
+    return table if dataset == POOLED else table[table["dataset"] == dataset]
 
 
 def compare(
@@ -481,16 +484,13 @@ def compare(
         if len(unknown := present[~present.isin(names)]):
             lines.append(f"{plural} that the config lacks, left out: {_names(unknown)}")
         known = known[known[column].isna() | known[column].isin(names)]
-    for dataset in expected["datasets"]:
-        if dataset not in set(table["dataset"]):
-            lines.append(f"no row of the dataset {dataset}")
     merged = keys.merge(known[list(KEYS)], on=list(KEYS), how="outer", indicator=True)
     missing, further = (merged[merged["_merge"] == side] for side in ("left_only", "right_only"))
     if len(missing):
         lines.append(f"{_count(missing)} missing, their cells are empty: {_cells(missing)}")
     if len(further):
         lines.append(f"{_count(further)} that the config does not expect: {_cells(further)}")
-    runs = table["run"].value_counts()
+    runs = table["run"].fillna("without a name").value_counts()
     if len(runs) > 1:
         lines.append("rows of several runs: " + ", ".join(f"{r} ({n})" for r, n in runs.items()))
     about = (provenance or {}).get("scores", {})

@@ -266,6 +266,21 @@ def text_of(table):
             "column 'iterations', line 2: '1.5' is not Int64",
         ),
         (
+            lambda t: text_of(t.assign(network_evaluations="-5")),
+            "column 'network_evaluations', line 2: '-5' is not Int64",
+        ),
+        (lambda t: text_of(t.assign(seed="-1")), "column 'seed', line 2: '-1' is not Int64"),
+        (lambda t: text_of(t.assign(psnr="-inf")), "column 'psnr', line 2: '-inf' is not float64"),
+        (lambda t: text_of(t.assign(error="-inf")), "column 'error', line 2: '-inf' is not"),
+        (
+            lambda t: t.to_csv(index=False, sep="|"),
+            "expected cells separated by commas, got 'run|dataset|problem|",
+        ),
+        (
+            lambda t: "version https://git-lfs.github.com/spec/v1\nsize 3\n",
+            "expected cells separated by commas, got 'version https://git-lfs",
+        ),
+        (
             lambda t: text_of(t.assign(converged="yes")),
             "column 'converged', line 2: 'yes' is not boolean",
         ),
@@ -394,6 +409,9 @@ def test_rows_of_two_runs_are_said(whole):
     assert compare(whole.assign(run=["a", *["b"] * (len(whole) - 1)]), EXPECTED) == [
         f"rows of several runs: b ({len(whole) - 1}), a (1)"
     ]
+    assert compare(whole.assign(run=[None, *["b"] * (len(whole) - 1)]), EXPECTED) == [
+        f"rows of several runs: b ({len(whole) - 1}), without a name (1)"
+    ]
 
 
 def test_a_table_of_other_datasets_is_one_line(whole, tmp_path):
@@ -404,9 +422,20 @@ def test_a_table_of_other_datasets_is_one_line(whole, tmp_path):
         f"{tmp_path / 'scores.csv'}: the scores have no row of this run: they are of photos on"
         " den15, sr2, the config is of set5; name the config that made them by --configfile"
     )
-    with pytest.raises(InputError, match="no row of set5, only of photos"):
-        of_dataset(whole, "set5")
-    assert of_dataset(whole, POOLED) is whole
+
+
+@pytest.mark.parametrize("gone", ["photos", "set5"])
+def test_a_table_without_one_of_the_datasets_is_one_line(whole, tmp_path, gone):
+    """What is pooled of those that survived would pass as the whole."""
+    both = pd.concat([whole, whole.assign(dataset="set5")])
+    assert of_dataset(both, POOLED) is both and len(of_dataset(both, "set5")) == len(whole)
+    expected = EXPECTED | {"datasets": ["photos", "set5"]}
+    assert not complete(both, expected)["absent"].any()
+    write_scores(both[both["dataset"] != gone], tmp_path / "scores.csv")
+    with pytest.raises(
+        InputError, match=rf"^\S*scores.csv: no row of {gone}; expected all test sets"
+    ):
+        load_scores(tmp_path / "scores.csv", expected)
 
 
 def test_a_table_that_its_provenance_does_not_describe_is_said(whole, tmp_path, caplog):
