@@ -1,6 +1,8 @@
 """Reading and checking what a user writes: one line that names the file, the key and the fault."""
 
 import re
+import shutil
+import subprocess
 import tomllib
 
 import pytest
@@ -120,6 +122,17 @@ def test_constraints_pin_every_dependency():
     }
     names = {re.match(r"[A-Za-z0-9_-]+", d)[0].lower().replace("_", "-") for d in wanted}
     assert names <= pinned
+
+
+@pytest.mark.parametrize("name", ["my clone", "it's", 'a"b', "tab\there"])
+def test_a_clone_that_pip_cannot_serve_is_refused_before_the_installation(name, tmp_path):
+    clone = tmp_path / name
+    clone.mkdir()
+    for file in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / file, clone)
+    done = subprocess.run(["make", "test"], cwd=clone, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and not (clone / ".venv").exists()
+    assert done.stdout.splitlines()[0].startswith(f"{clone}: blanks or quotes in its path")
 
 
 def test_readme_names_files_that_exist():
