@@ -58,7 +58,8 @@ def parser() -> Parser:
         "--sigma",
         type=weight,
         metavar="LEVEL",
-        help="σ of the weight σ², of 255: more is smoother; by default the noise level",
+        # in ASCII, for terminals of every locale
+        help="sigma of the weight sigma^2, of 255: more is smoother; by default the noise level",
     )
     restore.add_argument(
         "--weights", default="rerg", metavar="NAME", help="shipped ones, or a .safetensors file"
@@ -151,7 +152,9 @@ def pictures(given: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
 
     source, target = given.input, given.output
     if source.is_dir():
-        found = sorted(p for p in source.iterdir() if p.suffix.lower() in SUFFIXES)
+        # Without what systems hide: ._a.png beside a.png is no picture.
+        shown = (p for p in source.iterdir() if not p.name.startswith("."))
+        found = sorted(p for p in shown if p.suffix.lower() in SUFFIXES)
         if not found:
             raise InputError(f"{source}: expected pictures ({', '.join(SUFFIXES)}), found none")
         if target.is_file():

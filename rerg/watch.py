@@ -66,9 +66,8 @@ def watch(command: list[str]) -> int:
     """Run a command of snakemake's, and show how it goes; its exit status."""
     with tqdm(unit="job", disable=None, bar_format="{l_bar}{bar:20}{r_bar}") as bar:
         seen = Watch(lambda line: bar.write(line, file=sys.stderr), bar)
-        child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        child = subprocess.Popen(command, text=True, errors="replace", bufsize=1, **pipes)
         _follow(child.stdout, seen)
         status = child.wait()
     for warning in seen.warnings:

@@ -4,6 +4,7 @@ With weights of zero R = 0: the restoration solves the normal equations, so what
 known in closed form, and what is kept of a picture is checked to the grey level.
 """
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -107,12 +108,14 @@ def test_a_folder_and_what_is_wrong_in_it(tmp_path, capsys, weights):
         write_photo(folder / name, Photo(smooth(3, 20, 24)))
     (folder / "bad.png").write_text("no picture")
     (folder / "notes.txt").write_text("no picture either")
+    for name in ("._a.png", ".b.jpg"):  # of a Mac's copy, of an interrupted one
+        (folder / name).write_bytes(b"\0\5\x16\7")
     assert run(weights, folder, "--noise", 5, "-o", tmp_path / "out") == 1
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.jpg"]
     printed = capsys.readouterr()
     assert printed.out.count("converged") == 2
-    faults = [line for line in printed.err.splitlines() if "bad.png" in line]
-    assert len(faults) == 1 and "expected a picture" in faults[0]
+    (fault,) = [line for line in printed.err.splitlines() if "expected a picture" in line]
+    assert fault.startswith(f"{folder / 'bad.png'}: ")
 
 
 @pytest.mark.parametrize(
@@ -164,6 +167,15 @@ def test_faults_are_one_line_and_status_1(tmp_path, capsys, monkeypatch, weights
 def test_options_say_the_problem(options, expected):
     spec = problem_of(parser().parse_args(["restore", "a.png", "-o", "b.png", *options]))
     assert (spec.operator, spec.noise, spec.sigma) == expected
+
+
+def test_the_help_is_printed_in_every_locale():
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    code = "from rerg.cli import main; main(['restore', '--help'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "--sigma" in done.stdout, done.stderr
 
 
 def test_a_weight_of_zero_is_refused(capsys):

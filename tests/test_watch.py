@@ -47,3 +47,9 @@ def test_a_job_is_a_line_and_a_warning_comes_once_at_the_end(capfd):
 def test_an_error_is_shown_in_full(capfd):
     *lines, warning = shown(capfd, STARTED + FAILED, 1)
     assert lines == FAILED.splitlines() and warning.startswith("warning: ")
+
+
+def test_what_a_program_says_in_another_encoding_stops_nothing(capfd):
+    code = "import sys; sys.stdout.buffer.write(b'Error in rule a:\\n  caf\\xe9\\n')"
+    assert watch([sys.executable, "-c", code]) == 0
+    assert capfd.readouterr().err.splitlines() == ["Error in rule a:", "  caf\ufffd"]
