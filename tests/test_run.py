@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import yaml
 from conftest import ROOT
 from snakemake.utils import update_config
 
+from rerg.checks import smallest
 from rerg.config import InputError
 from rerg.registry import solvers, variants
 from rerg.run import Run, trained_methods
@@ -93,6 +95,39 @@ def test_a_fault_is_one_line(key, value, line):
     text = str(error.value)
     assert line in text and "\n" not in text
     assert text.startswith("mine.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("problems", "crop", "line"),
+    [
+        (["den25", "blur20"], 24, "at least 25 pixels, as blur20 has a kernel of 25 x 25, got 24"),
+        (["den25", "sr3"], 20, "at least 21 pixels, as sr3 has a kernel of 19 x 19, got 20"),
+        (["den25", "wide"], 48, "at least 61 pixels, as wide has a kernel of 61 x 61, got 48"),
+    ],
+)
+def test_a_crop_must_hold_the_kernels(problems, crop, line, tmp_path):
+    config = {**changed("training.crop", crop), "problems": problems, "comparisons": []}
+    config |= {"examples": [], "methods": ["rerg"]}
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
+    with (tmp_path / "config/problems.yaml").open("a") as file:
+        kernel = "{motion: 61, angle: 20}"
+        file.write("wide: {label: W, short: w, operator: blur, noise: 1, sigma: 1, trained: true, ")
+        file.write(f"kernel: {kernel}}}\n")
+    with pytest.raises(InputError, match=f"^m.yaml: training.crop: expected {line}$"):
+        Run(config, tmp_path, "m.yaml")
+    assert not Run({**config, "methods": ["tv"]}, tmp_path, "m.yaml").variants()
+
+
+@pytest.mark.parametrize(
+    ("problems", "side"), [(["den25"], 32), (["sr3"], 33), (["sr4", "blur16"], 32), (["com90"], 32)]
+)
+def test_an_image_must_hold_the_kernels_and_the_scores(problems, side):
+    config = {**CONFIG, "problems": problems, "comparisons": [], "examples": [], "methods": ["tv"]}
+    run = Run(config, ROOT, "m.yaml")
+    assert smallest(run) == side
+    run.problems[problems[0]] |= {"kernel": {"motion": 61}}
+    assert smallest(run) >= 61
 
 
 def test_trained_methods_need_a_trained_problem():
