@@ -141,6 +141,14 @@ class Run:
             registries[name] = read_yaml(path)
             check(registries[name], self._schemas / f"{name}.schema.yaml", path)
         self.problems, self.datasets, self.weights = registries.values()
+        for name in self.weights:
+            if name in variants() and not variants()[name].published:
+                raise InputError(
+                    f"{folder / 'weights.yaml'}: {name}: the name of a trained variant"
+                )
+        # all that there are, whether a problem of the registry has them or not
+        problem = read_yaml(self._schemas / "problems.schema.yaml")["additionalProperties"]
+        self._operators = problem["properties"]["operator"]["enum"]
         self.methods: dict[str, dict] = trained_methods()
         self.baselines = find_baselines(
             [root / "workflow" / "baselines", *map(Path, self.config["baselines"])],
@@ -190,8 +198,7 @@ class Run:
                     f"{where}: tune.{key}: expected a number above 0 as its declared value in "
                     f"parameters, got {value}"
                 )
-        operators = {entry["operator"] for entry in self.problems.values()}
-        known = [*operators, *self.problems]
+        known = [*self._operators, *self.problems]
         _known(settings.get("problems", []), known, where, "problems", "problem or operator")
         if "denoiser" in settings:
             denoisers = [name for name, about in variants().items() if about.denoiser]
@@ -223,6 +230,11 @@ class Run:
                         f"{name} is for {uses}, not for {split}"
                     )
         known(config["problems"], self.problems, "problems", "problem")
+        if sum(map(len, self.batches.values())) < len(config["problems"]):
+            raise InputError(
+                f"{source['problems']}: problems: two groups that share a job have one name, first-"
+                "last; expected another order, or another problems_per_job"
+            )
         known(config["methods"], self.methods, "methods", "method")
         for block in config["comparisons"]:
             known(block["methods"], self.methods, "comparisons.methods", "method")

@@ -1,6 +1,7 @@
 """A run: bad configurations in one line, and what its rules ask of a good one."""
 
 import copy
+import json
 import math
 import shutil
 import subprocess
@@ -250,6 +251,42 @@ def test_problems_are_grouped_in_their_order():
             assert len(group) <= n
             assert name == (f"{group[0]}-{group[-1]}" if len(group) > 1 else group[0])
             assert all(run.batch_of(problem) == name for problem in group)
+
+
+@pytest.mark.parametrize("names", [["a", "b", "a-b"], ["x-y", "z", "x", "y-z"]])
+def test_groups_of_one_name_are_refused(names, tmp_path):
+    """The second would silently take the place of the first."""
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
+    entry = {"label": "A", "short": "a", "operator": "identity", "noise": 9, "sigma": 9}
+    registry = {name: {**entry, "trained": True} for name in names}
+    (tmp_path / "config/problems.yaml").write_text(yaml.safe_dump(registry))
+    config = {**CONFIG, "problems": names, "comparisons": [], "examples": [], "methods": ["rerg"]}
+    with pytest.raises(
+        InputError, match=r"^m.yaml: problems: two groups that share a job have one"
+    ):
+        Run({**config, "problems_per_job": 2}, tmp_path, "m.yaml")
+    run = Run({**config, "problems_per_job": 9}, tmp_path, "m.yaml")
+    assert [run.batch_of(name) for name in names] == [f"{names[0]}-{names[-1]}"] * len(names)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "line"),
+    [
+        ("weights", "rerg", "rerg: the name of a trained variant"),
+        ("datasets", "all", "all: expected a name of letters, digits, - and _, other than all"),
+        ("datasets", "50", "expected a name of letters, digits, - and _, other than all, got 50"),
+    ],
+)
+def test_a_name_that_stands_for_something_else_is_refused(file, name, line, tmp_path):
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
+    path = tmp_path / "config" / f"{file}.yaml"
+    entry = next(iter(yaml.safe_load(path.read_text()).values()))
+    path.write_text(path.read_text() + f"\n{name}: {json.dumps(entry)}\n")
+    with pytest.raises(InputError) as error:
+        Run(CONFIG, tmp_path, "m.yaml")
+    assert str(error.value) == f"{path}: {line}"
 
 
 def test_every_variant_restores_by_every_solver_that_can():
