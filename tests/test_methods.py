@@ -163,8 +163,10 @@ def test_bad_baselines_leave_a_reason_and_hurt_no_other(tmp_path):
         write_baseline(folder, name, RULE.format(name=name, command=command))
     results = tmp_path / "results" / "tiny"
     for seed, split in enumerate(("train", "validation", "test")):
-        write_images(results / "images" / f"embedded-{split}.h5", clean_images(2, 48, 61, seed))
-        (results / "images" / f"embedded-{split}.lock").write_text("")
+        lock = results / "images" / f"embedded-{split}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.write_text("")  # first, as images older than it would be prepared anew
+        write_images(lock.with_suffix(".h5"), clean_images(2, 48, 61, seed))
     save_file({}, results / "images" / "lpips.safetensors", metadata={"reason": "not fetched"})
     config = {"run": "tiny", "problems": ["den25"], "methods": [*bad, "wiener"]}
     config |= {"comparisons": [], "examples": [], "tuning": {"rounds": 0}}
