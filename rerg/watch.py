@@ -1,7 +1,8 @@
 """`python -m rerg.watch ...`: snakemake with these arguments, as a newcomer wants to watch it.
 
 A line per finished job, and on a terminal a bar with the jobs under way. Warnings of jobs come at
-the end; of an error, all that snakemake says. Its own log keeps everything.
+the end; of an error, all that snakemake says, and its last line where it does not start. Its own
+log keeps everything.
 """
 
 import re
@@ -23,7 +24,7 @@ class Watch:
 
     def __init__(self, write: Callable[[str], None], bar: tqdm):
         self.write, self.bar = write, bar
-        self.rule, self.job = "", ""
+        self.rule, self.job, self.last = "", "", ""
         self.names: dict[str, str] = {}  # of the jobs under way
         self.began: dict[str, float] = {}
         self.warnings: dict[str, None] = {}
@@ -32,6 +33,7 @@ class Watch:
     def read(self, line: str) -> None:
         """A line of snakemake's."""
         line = line.rstrip("\n")
+        self.last = line or self.last
         if re.match(r"(Error in |\w*(Error|Exception)\b)", line) or " ERROR " in line:
             self.failed = True
         if self.failed:
@@ -70,6 +72,8 @@ def watch(command: list[str]) -> int:
         child = subprocess.Popen(command, text=True, errors="replace", bufsize=1, **pipes)
         _follow(child.stdout, seen)
         status = child.wait()
+    if status and not seen.failed:  # before any job: the line of a bad config or option
+        print(seen.last, file=sys.stderr)
     for warning in seen.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return status

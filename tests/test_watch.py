@@ -2,6 +2,8 @@
 
 import sys
 
+import pytest
+
 from rerg.watch import watch
 
 STARTED = """host: machine
@@ -53,3 +55,14 @@ def test_what_a_program_says_in_another_encoding_stops_nothing(capfd):
     code = "import sys; sys.stdout.buffer.write(b'Error in rule a:\\n  caf\\xe9\\n')"
     assert watch([sys.executable, "-c", code]) == 0
     assert capfd.readouterr().err.splitlines() == ["Error in rule a:", "  caf\ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("Config file a.yaml is extended.\n", "mine.yaml: trainin: unknown key"),
+        ("usage: snakemake [-h]\n\n", "snakemake: error: unrecognized arguments: --nonsense"),
+    ],
+)
+def test_why_a_run_does_not_start_is_shown(capfd, said, line):
+    assert shown(capfd, f"{said}{line}\n\n", 2) == [line]
