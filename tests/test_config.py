@@ -130,7 +130,8 @@ def test_a_clone_that_pip_cannot_serve_is_refused_before_the_installation(name, 
     clone.mkdir()
     for file in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / file, clone)
-    done = subprocess.run(["make", "test"], cwd=clone, capture_output=True, text=True, check=False)
+    command = ["make", "--no-print-directory", "test"]  # which `make test` would print first
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and not (clone / ".venv").exists()
     assert done.stdout.splitlines()[0].startswith(f"{clone}: blanks or quotes in its path")
 
