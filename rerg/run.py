@@ -129,7 +129,8 @@ class Run:
         sets); root: of the repository.
         """
         folder, self._schemas = root / "config", root / "workflow" / "schemas"
-        origins(files)  # Snakemake reads them too, but a key that stands twice it loses
+        # Snakemake reads them too, but a key that stands twice it loses.
+        source = origins(files)
         schema = _schema(self._schemas)
         self.config = copy.deepcopy(dict(config))
         for given in (file for file in files if isinstance(file, Mapping)):
@@ -152,24 +153,25 @@ class Run:
         self.methods: dict[str, dict] = trained_methods()
         self.baselines = find_baselines(
             [root / "workflow" / "baselines", *map(Path, self.config["baselines"])],
-            origins(files)["baselines"],
+            source["baselines"],
         )
-        self._add_baselines(files)
-        self._check_names(files)
+        self._add_baselines(source)
+        self._check_names(source)
         check_kernels(self)
-        check_crop(self, origins(files)["training"])
-        check_precisions(self, origins(files))
+        check_crop(self, source["training"])
+        check_precisions(self, source)
 
-    def _add_baselines(self, files: Sequence[str | Path | Mapping]) -> None:
+    def _add_baselines(self, source: Mapping[str, str]) -> None:
         described = {}
+        schema = read_yaml(self._schemas / "baseline.schema.yaml")
         for name, path in self.baselines.items():
             settings = path / f"{name}.yaml"
             content = read_yaml(settings) if settings.exists() else None
             described[name, str(settings)] = {} if content is None else content
         for (_, where), settings in described.items():
-            check(settings, self._schemas / "baseline.schema.yaml", where)
+            check(settings, schema, where)
         for name, settings in self.config["deepinv"].items():
-            described[name, f"{origins(files)['deepinv']}: deepinv.{name}"] = settings
+            described[name, f"{source['deepinv']}: deepinv.{name}"] = settings
         for (name, where), settings in described.items():
             check_name(name, where)
             check_classes(settings, where)
@@ -207,8 +209,8 @@ class Run:
         defaults = {"label": name, "parameters": {}, "tune": {}, "timeout": TIMEOUT}
         return {**defaults, **settings, "baseline": ways[0]}
 
-    def _check_names(self, files: Sequence[str | Path | Mapping]) -> None:
-        config, source = self.config, origins(files)
+    def _check_names(self, source: Mapping[str, str]) -> None:
+        config = self.config
 
         def known(names: Sequence[str], registry: Mapping, key: str, kind: str) -> None:
             _known(names, registry, source[key.split(".")[0]], key, kind)
