@@ -38,6 +38,7 @@ from rerg.config import read_yaml
 from rerg.devices import peak_memory_mb, set_up_cpu
 from rerg.images import Crops, prefetch
 from rerg.models import Model, build, load_model
+from rerg.networks import launch
 from rerg.problems import Observation, Problem, generator
 from rerg.provenance import commit, machine
 from rerg.registry import load, variants
@@ -191,38 +192,44 @@ def passes(bench: Bench) -> Found:
             }
 
 
+def ways(bench: Bench, precision: str) -> tuple[str, ...]:
+    """The ways to launch a network that are compared with its passes, which are plain."""
+    return ("plain", "graphs") if bench.device != "cpu" and precision == "tf32" else ("plain",)
+
+
 def graphs(bench: Bench) -> Found:
-    """A forward pass that is launched as one CUDA graph: what a graph could gain, at most."""
+    """A forward pass launched as one CUDA graph, against the same launched plainly."""
     if bench.device == "cpu":
         return
     for case in bench.cases:
-        network = bench.model(case, "tf32").networks["rg"]
+        networks = bench.model(case, "tf32").networks
         x = smooth(case.batch, case.crop, case.crop).to(bench.device)
-        with torch.no_grad():
-            plain = bench.milliseconds(lambda n=network, x=x: n(x))
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                network(x)
-            ours = bench.milliseconds(graph.replay)
-        yield {"what": "graph", "network": case.name, "shape": list(x.shape), "plain_ms": plain,
-               "graph_ms": ours, "ratio": plain / ours}  # fmt: skip
+        found = {}
+        for way in ("plain", "graphs"):
+            launch(networks, way)
+            with torch.no_grad():
+                found[way] = bench.milliseconds(lambda n=networks["rg"], x=x: n(x))
+        yield {"what": "graph", "network": case.name, "shape": list(x.shape),
+               "plain_ms": found["plain"], "graph_ms": found["graphs"],
+               "ratio": found["plain"] / found["graphs"]}  # fmt: skip
 
 
 def steps(bench: Bench) -> Found:
     """A training step of `deqgd` of 20 and 8 iterations against its own passes, and its memory."""
+    rounds = 1 if bench.quick else 3
     for case in bench.cases:
         for precision in FLOORS:
-            model = bench.model(case, precision)
-            model.networks.requires_grad_(True)
+            networks = bench.model(case, precision).networks.requires_grad_(True)
             counts = {"iterations": 2, "backward_iterations": 1} if bench.quick else {}
             spec, batch = case.spec("deqgd", precision, **counts), bench.drawn(case)
             if bench.device != "cpu":
                 torch.cuda.reset_peak_memory_stats()
-            step = step_and_passes(spec, model.networks, batch, 1 if bench.quick else 3)
-            yield {
+            step = step_and_passes(spec, networks, batch, rounds)
+            row = {
                 "what": "step",
                 "network": case.name,
                 "precision": precision,
+                "launch": "plain",
                 "shape": list(batch.truth.shape),
                 "ms": 1e3 * step.seconds,
                 "passes_ms": 1e3 * step.passes,
@@ -232,6 +239,16 @@ def steps(bench: Bench) -> Found:
                 "ratio": step.seconds / step.passes,
                 "goal": case.goal,
             }
+            yield row
+            for way in ways(bench, precision)[1:]:
+                torch.cuda.reset_peak_memory_stats()
+                launch(networks, way)
+                take = partial(take_step, spec, networks, optimizer_of(networks, 0.0), batch)
+                take()  # records
+                seconds = statistics.median(seconds_of(take) for _ in range(rounds))
+                yield {**row, "launch": way, "ms": 1e3 * seconds,
+                       "peak_mb": peak_memory_mb(bench.device),
+                       "ratio": seconds / step.passes}  # fmt: skip
 
 
 def launches(bench: Bench) -> Found:
@@ -271,22 +288,25 @@ def restorations(bench: Bench) -> Found:
         for precision in FLOORS:
             model = bench.model(case, precision)
             T, network = model.restoring_map(observation, "fast"), model.networks["rg"]
-            solve = partial(load("solvers", "fast").solve, T, tolerance=0.0)
+            solve = partial(load("solvers", "fast").solve, T, tolerance=0.0, iterations=iterations)
             with torch.no_grad():
                 bare = bench.milliseconds(lambda n=network: n(observation.x0))
-                taken = solve(iterations=iterations).evaluations.max().item()
-                whole = bench.milliseconds(lambda s=solve: s(iterations=iterations), 1)
-            yield {
-                "what": "restoration",
-                "network": case.name,
-                "precision": precision,
-                "shape": list(observation.x0.shape),
-                "ms": whole,
-                "passes_ms": taken * bare,
-                "forward": taken,
-                "ratio": whole / (taken * bare),
-                "goal": case.goal,
-            }
+                taken = solve().evaluations.max().item()
+                for way in ways(bench, precision):
+                    launch(model.networks, way)
+                    whole = bench.milliseconds(solve, 1)
+                    yield {
+                        "what": "restoration",
+                        "network": case.name,
+                        "precision": precision,
+                        "launch": way,
+                        "shape": list(observation.x0.shape),
+                        "ms": whole,
+                        "passes_ms": taken * bare,
+                        "forward": taken,
+                        "ratio": whole / (taken * bare),
+                        "goal": case.goal,
+                    }
 
 
 def floors(bench: Bench) -> Found:
@@ -434,7 +454,7 @@ def text(value: object) -> str:
 
 def table(rows: list[dict]) -> str:
     """The rows as a table in Markdown, with the columns that all kinds share."""
-    shared = ("what", "network", "precision", "shape", "ratio", "goal")
+    shared = ("what", "network", "precision", "launch", "shape", "ratio", "goal")
     lines = ["| " + " | ".join((*shared, "numbers")) + " |", "|---" * (len(shared) + 1) + "|"]
     for row in rows:
         rest = {key: value for key, value in row.items() if key not in shared}

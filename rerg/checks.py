@@ -118,6 +118,16 @@ def check_precisions(run: "Run", source: Mapping[str, str]) -> None:
                 comes_under(key, precisions[-1], tolerance, whose)
 
 
+def check_launch(run: "Run", source: Mapping[str, str]) -> None:
+    """Refuse CUDA graphs where there is no GPU to launch them on."""
+    for block in ("training", "restoration"):
+        if run.config[block]["launch"] == "graphs" and run.config["device"] != "cuda":
+            raise InputError(
+                f"{source[block]}: {block}.launch: graphs are CUDA's and expect device cuda; got "
+                f"{run.config['device']}"
+            )
+
+
 def smallest(run: "Run") -> int:
     """Pixels that every side of a test or validation image must have.
 

@@ -1,5 +1,8 @@
 """The UNet of every variant: the body of deepinv's DRUNet, with or without a noise map."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch._functorch.config
 import torch.nn.functional as F
@@ -61,11 +64,58 @@ class UNet(nn.Module):
         tf32_in_backward(self.precision == "tf32")
 
 
-def compile_networks(networks: nn.ModuleDict) -> None:
-    """Run the networks by torch.compile from now on: the same within rounding.
+class Graphs:
+    """A network's body that launches each pass without a gradient as one CUDA graph.
 
+    A pass over a shape that came before is recorded: the same kernels on the same weights, which
+    may change in place. The first over it is plain, as recording needs one before.
+    """
+
+    def __init__(self, network: UNet):
+        self.network, self.body = network, network.body
+        self.seen: set[tuple] = set()
+        self.recorded: dict[tuple, Callable[[Tensor], Tensor]] = {}
+        self.pool: Any = None  # of memory that all recorded passes compute in, one after another
+
+    def __call__(self, z: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return self.body(z)
+        key = (self.network.precision, z.shape)
+        if key in self.seen and key not in self.recorded:
+            self.recorded[key] = self.record(z)
+        self.seen.add(key)
+        return self.recorded.get(key, self.body)(z)
+
+    def record(self, z: Tensor) -> Callable[[Tensor], Tensor]:
+        """A pass over inputs of this shape as one launch."""
+        held, graph = z.clone(), torch.cuda.CUDAGraph()
+        # Other threads may allocate meanwhile, as those do that pin batches.
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            out = self.body(held)
+        self.pool = graph.pool()
+
+        def replay(z: Tensor) -> Tensor:
+            held.copy_(z)
+            graph.replay()
+            return out.clone()
+
+        return replay
+
+
+def launch(networks: nn.ModuleDict, way: str) -> None:
+    """Launch the networks' kernels from now on one by one (`plain`), `compiled` or as `graphs`.
+
+    compiled: by torch.compile, the same within rounding; graphs: `Graphs`, on a GPU alone.
     Raises InputError where torch.compile does not work on this machine.
     """
+    if way == "compiled":
+        _compile(networks)
+    elif way == "graphs":
+        for network in networks.values():
+            network.body = Graphs(network)
+
+
+def _compile(networks: nn.ModuleDict) -> None:
     # A deep equilibrium's backward solve goes through one graph many times, which buffers that
     # are given away after the first do not survive.
     torch._functorch.config.donated_buffer = False
@@ -73,6 +123,6 @@ def compile_networks(networks: nn.ModuleDict) -> None:
         torch.compile(torch.sin)(next(networks.parameters()).detach())
     except RuntimeError as error:
         reason = next(line for line in str(error).splitlines() if line.strip())
-        raise InputError(f"compile: torch.compile does not work here: {reason}") from None
+        raise InputError(f"launch: torch.compile does not work here: {reason}") from None
     for network in networks.values():
         network.body = torch.compile(network.unet.forward_unet, dynamic=True)

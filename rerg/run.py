@@ -19,6 +19,7 @@ from rerg.checks import (
     check_classes,
     check_crop,
     check_kernels,
+    check_launch,
     check_name,
     check_precisions,
     typed,
@@ -160,6 +161,7 @@ class Run:
         check_kernels(self)
         check_crop(self, source["training"])
         check_precisions(self, source)
+        check_launch(self, source)
 
     def _add_baselines(self, source: Mapping[str, str]) -> None:
         described = {}

@@ -21,7 +21,7 @@ from rerg.devices import peak_memory_mb, set_up_cpu
 from rerg.group import Group
 from rerg.images import Crops, prefetch
 from rerg.models import build, load_model, start_from
-from rerg.networks import compile_networks
+from rerg.networks import launch
 from rerg.problems import Problem
 from rerg.registry import load
 from rerg.rollback import WINDOW, Rollback
@@ -50,7 +50,7 @@ class TrainingJob:
     kernels: dict[str, str]
     device: str
     threads: int
-    compile: bool
+    launch: str
     log_every: int
     checkpoint_every: float
     log: str
@@ -132,7 +132,7 @@ def train(
     log_every: int = 20,
     checkpoint_every: float = 60.0,
     group: Group | None = None,
-    compiled: bool = False,
+    way: str = "plain",
     feeders: int = 1,
     sources: Mapping[str, str] | None = None,
 ) -> tuple[nn.ModuleDict, list[dict]]:
@@ -140,8 +140,8 @@ def train(
 
     spec: all that the result depends on, with the images, the start and the code, whose digests
     `sources` has for the checkpoint. group: the processes that share every step, else this one
-    alone. compiled: run the networks by torch.compile, which changes rounding only. feeders:
-    threads that draw batches ahead; a batch is the same whichever draws it.
+    alone. way: of launching the networks' kernels (`launch`). feeders: threads that draw batches
+    ahead; a batch is the same whichever draws it.
     Returns the networks and a row per `log_every` steps. A killed training goes on from its
     checkpoint and ends with the weights of an unbroken one.
     """
@@ -154,8 +154,7 @@ def train(
     networks.to(device)
     for network in networks.values():
         network.precision = spec.precision
-    if compiled:
-        compile_networks(networks)
+    launch(networks, way)
     optimizer = optimizer_of(networks, spec.learning_rate)
     rollback = Rollback(networks, optimizer)
     step, rows, window, seconds = 0, [], [], 0.0
@@ -293,7 +292,7 @@ def train_job(job: TrainingJob, group: Group | None = None) -> tuple[nn.ModuleDi
         log_every=job.log_every,
         checkpoint_every=job.checkpoint_every,
         group=group,
-        compiled=job.compile,
+        way=job.launch,
         feeders=feeders,
         sources=sources,
     )

@@ -1,4 +1,4 @@
-"""The UNet: sizes, noise maps, evaluations, precision, compilation."""
+"""The UNet: sizes, noise maps, evaluations, precision, ways to launch its kernels."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from torch import nn
 from rerg.config import InputError
 from rerg.equilibrium import equilibrium
 from rerg.maps import ProximalGradient
-from rerg.networks import UNet, compile_networks
+from rerg.networks import Graphs, UNet, launch
 
 
 def unet(conditioned=False):
@@ -74,8 +74,8 @@ def test_a_machine_that_cannot_compile_is_one_line():
         ),
         pytest.raises(InputError) as error,
     ):
-        compile_networks(networks)
-    assert str(error.value).startswith("compile: torch.compile does not work here: ")
+        launch(networks, "compiled")
+    assert str(error.value).startswith("launch: torch.compile does not work here: ")
     assert "\n" not in str(error.value)
 
 
@@ -91,3 +91,50 @@ def test_bf16_is_close_to_float32_and_stays_float32_outside():
     for a, b in ((exact, rough), (gradient, rough_gradient)):
         error = (a - b).norm() / a.norm()
         assert 1e-5 < error < 3e-2  # bfloat16 has 8 bits, and was used
+
+
+def test_graphs_are_of_passes_without_gradients_over_shapes_that_come_again(monkeypatch):
+    """Recording itself needs a GPU: here a recorded pass is a plain one."""
+    network, keys = unet(), []
+
+    def record(self, z):
+        keys.append((self.network.precision, *z.shape))
+        return lambda z: 2 * self.body(z)
+
+    monkeypatch.setattr(Graphs, "record", record)
+    x, other = white((2, 3, 16, 16)), white((1, 3, 16, 24))
+    with torch.no_grad():
+        plain = network(x)
+    launch(nn.ModuleDict({"rg": network}), "graphs")
+    with torch.no_grad():
+        passes = [network(x) for _ in range(3)]
+        network(other)
+        assert torch.equal(passes[0], plain) and keys == [("float32", 2, 3, 16, 16)]
+        assert all(torch.equal(out, 2 * plain) for out in passes[1:])
+        network.precision = "bf16"
+        network(x)
+        assert len(keys) == 1
+        network(x)
+    assert keys[1:] == [("bf16", 2, 3, 16, 16)]
+    network.precision = "float32"
+    assert torch.equal(network(x), plain) and network(x).requires_grad
+    assert network.passes == [9, 0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_graphs_give_the_bits_of_plain_passes(precision):
+    plain, network = (unet(True).cuda().requires_grad_(False) for _ in range(2))
+    plain.precision = network.precision = precision
+    launch(nn.ModuleDict({"rg": network}), "graphs")
+    kept = []
+    with torch.no_grad():
+        for step in range(4):
+            for size in ((4, 3, 32, 32), (1, 3, 21, 40)):
+                x = white(size, step).cuda()
+                kept.append((network(x, 0.1), plain(x, 0.1)))
+            for weights in (*plain.parameters(), *network.parameters()):
+                weights *= 1.1  # as an optimizer changes them
+    assert len(network.body.recorded) == 2
+    for ours, theirs in kept:
+        assert torch.equal(ours, theirs)

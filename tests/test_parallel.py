@@ -64,7 +64,7 @@ def job_of(variant, files, folder):
         kernels={},
         device="cpu",
         threads=1,
-        compile=False,
+        launch="plain",
         log_every=1,
         checkpoint_every=0,
         log=str(folder / f"{variant}.log"),

@@ -61,6 +61,9 @@ def changed(path: str, value: object) -> dict:
         ("solvers.fast.iterations", 5.0, "solvers.fast.iterations: expected integer, got 5.0"),
         ("solvers.adam.learning_rate", 0, "learning_rate: expected more than 0, got 0"),
         ("training.batch", 0, "training.batch: expected at least 1, got 0"),
+        ("training.launch", True, "training.launch: expected one of plain, compiled, graphs"),
+        ("training.launch", "graphs", "training.launch: graphs are CUDA's and expect device cuda"),
+        ("restoration.launch", "graphs", "restoration.launch: graphs are CUDA's and expect device"),
         ("training.nodes", 3, "training.batch: expected a multiple of training.processes x"),
         ("device", "gpu", "device: expected one of cpu, cuda"),
         ("run", "../up", "run: expected a name of the form"),
@@ -142,7 +145,8 @@ def test_numbers_of_the_command_line_are_numbers():
     """Snakemake hands over what is nested as text; merged already, as here."""
     given = {
         "tuning": {"factors": ["0.5", "1"], "rounds": "2"},
-        "training": {"compile": "true", "clip": "2.5"},
+        "stored": "true",
+        "training": {"clip": "2.5"},
         "network": {"channels": ["8", "8", "8", "8"], "blocks": "2", "scale": "400"},
         "solvers": {"fast": {"iterations": "7", "tolerance": "1.0e-3"}},
         "deepinv": {"mine": {**argument(["1.5", {"b": "3", "c": "$x0"}]), "timeout": "60"}},
@@ -154,7 +158,8 @@ def test_numbers_of_the_command_line_are_numbers():
     update_config(config, given)
     run = Run(config, ROOT, "mine.yaml", given)
     assert run.config["tuning"] == {**CONFIG["tuning"], "factors": [0.5, 1], "rounds": 2}
-    assert run.config["training"] == {**CONFIG["training"], "compile": True, "clip": 2.5}
+    assert run.config["training"] == {**CONFIG["training"], "clip": 2.5}
+    assert run.config["stored"] is True
     assert run.config["network"] == {"channels": [8, 8, 8, 8], "blocks": 2, "scale": 400}
     assert run.config["solvers"]["fast"] == {"iterations": 7, "tolerance": 1e-3}
     assert run.methods["mine"]["parameters"] == {"a": [1.5, {"b": 3, "c": "$x0"}]}

@@ -20,6 +20,7 @@ from rerg.checkpoints import load_checkpoint, save_checkpoint
 from rerg.config import InputError
 from rerg.images import Crops, prefetch
 from rerg.models import build, save, start_from
+from rerg.networks import Graphs
 from rerg.specs import NetworkSpec
 from rerg.training import (
     TrainingJob,
@@ -138,7 +139,7 @@ def job(trained, tmp_path):
         kernels={},
         device="cpu",
         threads=1,
-        compile=False,
+        launch="plain",
         log_every=1,
         checkpoint_every=0,
         log="",
@@ -305,10 +306,29 @@ def test_compiled_networks_train_the_same_within_rounding(trained, tmp_path, mon
     monkeypatch.setattr(torch, "compile", compiler)
     spec = spec_of("rerg", 60, problems=(problem_of("den25").spec,))  # fewer shapes to compile
     plain, rows = train(spec, crops, trained, tmp_path / "a", log_every=1)
-    compiled, others = train(spec, crops, trained, tmp_path / "b", log_every=1, compiled=True)
+    compiled, others = train(spec, crops, trained, tmp_path / "b", log_every=1, way="compiled")
     assert [row["evaluations"] for row in rows] == [row["evaluations"] for row in others]
     for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_graphs_launch_the_passes_of_solves_and_change_nothing(trained, tmp_path, monkeypatch):
+    """Recording itself needs a GPU: here a recorded pass is a plain one."""
+    recorded = []
+
+    def record(self, z):
+        recorded.append(z.shape)
+        return self.body
+
+    monkeypatch.setattr(Graphs, "record", record)
+    plain, rows = train(spec_of("rerg", 60), crops, trained, tmp_path / "a", log_every=1)
+    graphs, others = train(
+        spec_of("rerg", 60), crops, trained, tmp_path / "b", log_every=1, way="graphs"
+    )
+    assert recorded and len(recorded) == len({*recorded})
+    assert [row["evaluations"] for row in rows] == [row["evaluations"] for row in others]
+    for a, b in zip(plain.parameters(), graphs.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_progress_is_logged(tmp_path, caplog):

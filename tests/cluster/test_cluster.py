@@ -110,7 +110,7 @@ def unbroken(clone: Path, folder: Path, spec: dict) -> dict[str, torch.Tensor]:
         "kernels": {},
         "device": "cpu",
         "threads": 1,
-        "compile": False,
+        "launch": "plain",
         "log_every": 50,
         "checkpoint_every": 1e9,
         "log": "",

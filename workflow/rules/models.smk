@@ -67,7 +67,7 @@ rule train:
     params:
         spec=spec_of_variant,
         device=run.config["device"],
-        training={k: TRAINING[k] for k in ("compile", "log_every", "checkpoint_every")},
+        training={k: TRAINING[k] for k in ("launch", "log_every", "checkpoint_every")},
         validation={
             key: run.config["tuning"][key]
             for key in ("images", "iterations", "tolerance")

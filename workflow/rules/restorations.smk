@@ -30,7 +30,7 @@ rule restore:
         device=run.config["device"],
         restoration={
             k: RESTORATION[k]
-            for k in ("batch", "bound_iterates", "compile", "precision")
+            for k in ("batch", "bound_iterates", "launch", "precision")
         },
         code=code_of_restoration,
     script:

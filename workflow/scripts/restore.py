@@ -9,7 +9,7 @@ from rerg.downloads import sha256_of
 from rerg.files import read_observed, write_restored
 from rerg.images import read_images
 from rerg.models import load_model
-from rerg.networks import compile_networks
+from rerg.networks import launch
 from rerg.problems import from_arrays
 from rerg.restoration import restore
 from rerg.script import checkpoint_of, logged
@@ -21,8 +21,7 @@ with logged(snakemake.log[0]):
     solver, settings = params.method["solver"], params.restoration
     claim(params.device)
     model = load_model(Path(source.weights[0]), params.spec, params.device)
-    if settings["compile"]:
-        compile_networks(model.networks)
+    launch(model.networks, settings["launch"])
     clean = read_images(source.images)
     partial = Path(checkpoint_of(snakemake.log[0]))
     for name in params.problems:
