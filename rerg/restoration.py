@@ -1,6 +1,7 @@
 """Restoring all images of an observation file with one variant and one solver."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -137,10 +138,10 @@ def climb(
 ) -> tuple[Solution, list[dict[str, int]], list[np.ndarray | None]]:
     """Solve in one precision after another, each image from where the one before stopped it.
 
-    A precision stops near its floor where the tolerance is lower, and images above the tolerance
-    go on in the next, with the iterations that are left. A solver without a tolerance takes the
-    first alone. Returns the solution, the evaluations of each image by precision (without the two
-    that tell the floor), and its trace (None without the ground truth).
+    A precision stops near its floor where the tolerance is lower, and after half of the iterations
+    that are left. Images above the tolerance go on in the next. A solver without a tolerance takes
+    the first alone. Returns the solution, the evaluations of each image by precision (without the
+    two that tell the floor), and its trace (None without the ground truth).
     """
     tolerance = options.get("tolerance")
     if tolerance is None:
@@ -160,6 +161,7 @@ def climb(
         if precision != precisions[-1]:
             floor = rounding(model, observation, solver, precision, precisions[-1])
             goal["tolerance"] = max(tolerance, NEAR * floor)
+            goal["iterations"] = math.ceil(goal["iterations"] / 2)
         part = load("solvers", solver).solve(T, watch=watch, **goal)
         if watch is not None:
             for i, trace in zip(left, watch.traces(part), strict=True):

@@ -197,7 +197,8 @@ def test_the_iterations_are_those_of_all_precisions(rounding_convolutions):
             ["tf32", "float32"],
         )
     assert not solution.converged.any()
-    assert all(sum(counts.values()) == 3 for counts in taken)
+    # the first takes half of them at most, so that the last has its turn
+    assert all(counts == {"tf32": 2, "float32": 1} for counts in taken)
 
 
 @pytest.mark.parametrize(
