@@ -15,7 +15,7 @@ from rerg.config import InputError
 
 # The precisions of a network's convolutions, from the cheapest to the most exact, each with the
 # relative residual that a solve in it comes under: the largest of seven problems on an H200,
-# rounded up (benchmarks/h200.json).
+# rounded up; of float32 the tolerance of these solves, which four met (benchmarks/h200.json).
 FLOORS = {"bf16": 3e-3, "tf32": 4e-5, "float32": 1e-7}
 
 
