@@ -2,7 +2,7 @@
 
     python -m benchmarks.data_loading [prepared .h5 files; default: the embedded training set]
 
-The step is the denoising step of the default config: 8 crops of 48 pixels, DRUNet of widths
+The step is the denoising step of the default config: 4 crops of 48 pixels, DRUNet of widths
 16, 32, 64, 64, Adam, one thread, on the CPU. Waiting is timed around the call that asks for the
 next batch, with and without prefetching. To be held: at most 5 % with it.
 """
