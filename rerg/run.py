@@ -131,7 +131,7 @@ class Run:
         """
         folder, self._schemas = root / "config", root / "workflow" / "schemas"
         # Snakemake reads them too, but a key that stands twice it loses.
-        source = origins(files)
+        self._source = source = origins(files)
         schema = _schema(self._schemas)
         self.config = copy.deepcopy(dict(config))
         for given in (file for file in files if isinstance(file, Mapping)):
@@ -269,6 +269,12 @@ class Run:
                 raise InputError(
                     f"{source[key]}: {key}: {method} needs {missing}, not found on this machine"
                 )
+
+    def check_table(self, path: Path) -> None:
+        """Refuse `stored` where the path has no table of scores."""
+        if not path.is_file():
+            source = self._source["stored"]
+            raise InputError(f"{source}: stored: {path}: no such file; expected the stored scores")
 
     @property
     def name(self) -> str:

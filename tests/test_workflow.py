@@ -225,6 +225,17 @@ def test_another_workflow_uses_it_as_a_module(tmp_path):
     assert listed["train"] == 6
 
 
+def test_stored_scores_that_are_not_there_are_one_line(tmp_path):
+    (tmp_path / "mine.yaml").write_text("run: mine\nstored: true\n")
+    done = plan(tmp_path, "--snakefile", str(ROOT / "Snakefile"), "--configfile", "mine.yaml")
+    assert done.returncode == 1
+    *notes, line = done.stderr.strip().splitlines()
+    assert line.endswith(
+        "mine.yaml: stored: results/mine/scores.csv: no such file; expected the stored scores"
+    )
+    assert all(note.startswith("Config file ") for note in notes)  # Snakemake's own
+
+
 @pytest.mark.parametrize("where", ["--directory", "the working directory"])
 def test_it_runs_in_a_folder_elsewhere(where, tmp_path):
     snakefile = ["--snakefile", str(ROOT / "Snakefile")]

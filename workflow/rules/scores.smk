@@ -24,7 +24,10 @@ rule score:
 
 
 # A stored table is taken as it lies: no rule makes it, so nothing before it is computed.
-if not run.config["stored"]:
+if run.config["stored"]:
+    with ending_in_a_line():
+        run.check_table(Path(workflow.pathvars.apply(SCORES)))
+else:
 
     localrules:
         collect_scores,
