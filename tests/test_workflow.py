@@ -225,6 +225,13 @@ def test_another_workflow_uses_it_as_a_module(tmp_path):
     assert listed["train"] == 6
 
 
+@pytest.mark.parametrize(("examples", "drawn"), [("[sr2]", 1), ("[]", 0)])
+def test_a_run_without_examples_is_one_figure_less(examples, drawn, tmp_path):
+    snakefile = ["--snakefile", str(ROOT / "Snakefile")]
+    listed = jobs(plan(tmp_path, *snakefile, "--config", f"examples={examples}"))
+    assert listed["draw_examples"] == drawn and listed["draw_scores"] == 1
+
+
 def test_stored_scores_that_are_not_there_are_one_line(tmp_path):
     (tmp_path / "mine.yaml").write_text("run: mine\nstored: true\n")
     done = plan(tmp_path, "--snakefile", str(ROOT / "Snakefile"), "--configfile", "mine.yaml")
