@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from rerg.atomic import whole
 from rerg.config import InputError
+from rerg.datasets import image_ids, read_digests
 from rerg.downloads import cache_folder, download, expand, sha256_of, unpack
 from rerg.kernels import check_holds, normalized
 from rerg.specs import ProblemSpec
@@ -43,27 +44,6 @@ HIDDEN = re.compile(r"\..*|thumbs\.db|ehthumbs\.db|desktop\.ini|@eadir", re.IGNO
 def _line(error: Exception) -> str:
     """What a library says, in one line; HDF5 takes several."""
     return " ".join(str(error).split())
-
-
-def read_digests(path: Path) -> dict[str, str]:
-    """File name to sha256, of a manifest or a lock: lines `<sha256>  <name>` as of sha256sum.
-
-    Raises InputError where the file is missing or a line has another form.
-    """
-    digests = {}
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            lines = list(file)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    for number, line in enumerate(lines, 1):
-        digest, _, name = line.removesuffix("\n").partition("  ")
-        if len(digest) != 64 or not name:
-            raise InputError(f"{path}: line {number}: expected '<sha256>  <file name>'")
-        digests[name] = digest
-    return digests
 
 
 def fetch(dataset: str, entry: Mapping, lock: Path, *, backoff: float = 1.0) -> None:
@@ -223,19 +203,19 @@ def read_rgb(path: Path) -> np.ndarray:
 
 def _cut(entry: Mapping, name: str, pixels: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Image ids and pixels that a photograph gives: itself, or its tiles."""
-    stem = Path(name).stem
     if "tiles" not in entry:
-        yield stem, pixels
+        yield Path(name).stem, pixels
         return
     size = entry["tiles"]["size"]
-    for number, (row, column) in enumerate(entry["tiles"]["corners"].get(name, []), 1):
+    corners = entry["tiles"]["corners"].get(name, [])
+    for image, (row, column) in zip(image_ids(entry, name), corners, strict=True):
         tile = pixels[row : row + size, column : column + size]
         if tile.shape[:2] != (size, size):
             raise InputError(
                 f"config/datasets.yaml: tiles: {name} [{row}, {column}]: a tile of {size} pixels "
                 f"leaves the image of {pixels.shape[0]} x {pixels.shape[1]}"
             )
-        yield f"{stem}-{number}", tile
+        yield image, tile
 
 
 class _Disk(io.FileIO):

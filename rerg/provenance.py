@@ -9,7 +9,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from rerg.images import read_digests
+from rerg.datasets import read_digests
 from rerg.specs import digest
 
 PACKAGES = (

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from rerg.atomic import whole
 from rerg.config import InputError
+from rerg.datasets import read_digests
 from rerg.downloads import cache_folder, download, expand, is_pointer, sha256_of
-from rerg.images import read_digests
 from rerg.models import build, fill, read_weights, save
 from rerg.networks import UNet
 from rerg.specs import EquilibriumSpec, ModelSpec, NetworkSpec

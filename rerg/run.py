@@ -25,6 +25,7 @@ from rerg.checks import (
     typed,
 )
 from rerg.config import TIMEOUT, InputError, check, closest, origins, read_yaml
+from rerg.datasets import listed_images
 from rerg.registry import solvers, variants
 from rerg.specs import EquilibriumSpec, ModelSpec, NetworkSpec, ProblemSpec
 
@@ -121,7 +122,8 @@ class Run:
     """One checked configuration.
 
     Attributes: `config` (the dict), `problems`, `methods`, `datasets`, `weights` (the registries,
-    the methods with every baseline found), `baselines` (name to folder).
+    the methods with every baseline found), `baselines` (name to folder), `images` (of each test
+    set the ids, none where the registry lists no files).
     Raises InputError on any fault.
     """
 
@@ -158,6 +160,10 @@ class Run:
         )
         self._add_baselines(source)
         self._check_names(source)
+        self.images = {
+            name: listed_images(self.datasets[name], root)
+            for name in self.config["datasets"]["test"]
+        }
         check_kernels(self)
         check_crop(self, source["training"])
         check_precisions(self, source)

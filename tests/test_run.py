@@ -294,6 +294,32 @@ def test_a_name_that_stands_for_something_else_is_refused(file, name, line, tmp_
     assert str(error.value) == f"{path}: {line}"
 
 
+@pytest.mark.parametrize(
+    ("dataset", "count", "images"),
+    [
+        ("embedded-test", 8, {"chelsea-1", "coffee-4"}),
+        ("set5", 5, {"baby_GT", "woman_GT"}),
+        ("cbsd68-64", 14, {"0000-1", "0065-1"}),
+    ],
+)
+def test_the_images_of_a_test_set_are_those_of_the_registry(dataset, count, images):
+    found = Run(changed("datasets.test", [dataset]), ROOT, "config").images[dataset]
+    assert len(found) == count and images <= set(found)
+
+
+def test_the_images_of_a_folder_without_digests_are_not_known(tmp_path):
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
+    with (tmp_path / "config/datasets.yaml").open("a") as file:
+        file.write("mine: {use: [test], licence: l, citation: c, source: folder, folder: f, ")
+        file.write('pattern: "*"}\n')
+        file.write("lost: {use: [test], licence: l, citation: c, source: http, urls: [http://a], ")
+        file.write("manifest: config/manifests/lost.sha256}\n")
+    assert Run(changed("datasets.test", ["mine"]), tmp_path, "m.yaml").images == {"mine": []}
+    with pytest.raises(InputError, match=r"^\S*config/manifests/lost.sha256: no such file$"):
+        Run(changed("datasets.test", ["lost"]), tmp_path, "m.yaml")
+
+
 def test_every_variant_restores_by_every_solver_that_can():
     methods = trained_methods()
     expected = set()
