@@ -77,7 +77,7 @@ STATS = (
     "bound_violations",
     "bound_iterates",
 )
-NAMED = 5  # of many missing cells, those that a line names
+NAMED = 5  # of many missing cells or images, those that a line names
 
 
 def ssim(x: np.ndarray, truth: np.ndarray) -> float:
@@ -398,6 +398,7 @@ def collect(paths: Iterable[Path]) -> pd.DataFrame:
 
 # What a run's config says of its table, as plain values:
 #   datasets  the test sets
+#   images    dataset to the ids of its images, none where they are not known
 #   seeds     of the trainings
 #   methods   name to {problems: those that it restores, seeded: whether it has a row per seed}
 Expected = Mapping
@@ -413,8 +414,9 @@ def _without_needless_seeds(table: pd.DataFrame, expected: Expected) -> pd.DataF
 
 
 def _expected_keys(table: pd.DataFrame, expected: Expected) -> pd.DataFrame:
-    """The keys of all rows that a run should have, with the images that the table has."""
-    images = table.groupby("dataset")["image"].unique()
+    """The keys of all rows that a run should have; of unknown images, those that the table has."""
+    images = dict(table.groupby("dataset")["image"].unique())
+    images |= {name: ids for name, ids in expected["images"].items() if ids}
     problems = list(dict.fromkeys(p for e in expected["methods"].values() for p in e["problems"]))
     entries = {c: {"problems": problems, "seeded": False} for c in CONTROLS} | dict(
         expected["methods"]
@@ -434,10 +436,10 @@ def _expected_keys(table: pd.DataFrame, expected: Expected) -> pd.DataFrame:
 def complete(table: pd.DataFrame, expected: Expected) -> pd.DataFrame:
     """The rows that the config expects, those that the table lacks with empty cells.
 
-    Rows of methods, problems, datasets and seeds that the config does not know are left out. The
-    column `absent` tells the rows that were added; a mean over one of them is empty, so nothing is
-    computed from the rows that survived. `compare` says what was added and left out. Raises
-    InputError where no row is left, or none of a dataset, whose images nothing else tells.
+    Rows of methods, problems, datasets, images and seeds that the config does not know are left
+    out. The column `absent` tells the rows that were added; a mean over one of them is empty, so
+    nothing is computed from the rows that survived. `compare` says what was added and left out.
+    Raises InputError where no row is left, or none of a dataset or of an image: all would be empty.
     """
     known = _without_needless_seeds(table, expected)
     keys = _expected_keys(known[known["dataset"].isin(expected["datasets"])], expected)
@@ -449,10 +451,16 @@ def complete(table: pd.DataFrame, expected: Expected) -> pd.DataFrame:
             f" {_names(table['problem'])}, the config is of {', '.join(expected['datasets'])};"
             " name the config that made them by --configfile"
         )
-    if gone := [name for name in expected["datasets"] if name not in set(merged["dataset"])]:
+    if gone := [name for name in expected["datasets"] if name not in set(known["dataset"])]:
         raise InputError(
             f"no row of {', '.join(gone)}; expected all test sets of the config, or those that the"
             " scores have as its datasets.test"
+        )
+    lost = merged.groupby(["dataset", "image"])["absent"].all()
+    if lost.any():
+        raise InputError(
+            f"no row of {_some([f'{image} of {name}' for name, image in lost.index[lost]])}, on any"
+            " problem; expected all images of config/datasets.yaml, or of the run's provenance"
         )
     return merged[[*COLUMNS, "absent"]]
 
@@ -512,18 +520,24 @@ def _count(rows: pd.DataFrame) -> str:
 def _cells(rows: pd.DataFrame) -> str:
     groups = rows.groupby(["method", "problem", "dataset", "seed"], dropna=False, sort=False)
     cells = [
-        f"{method} on {problem} of {dataset}{'' if pd.isna(seed) else f', seed {seed}'} ({n})"
-        for (method, problem, dataset, seed), n in groups.size().items()
+        f"{method} on {problem} of {dataset}{'' if pd.isna(seed) else f', seed {seed}'}"
+        f" ({len(images) if len(images) > 1 else images.iloc[0]})"
+        for (method, problem, dataset, seed), images in groups["image"]
     ]
-    more = f", and {len(cells) - NAMED} more" if len(cells) > NAMED else ""
-    return "; ".join(cells[:NAMED]) + more
+    return _some(cells)
+
+
+def _some(parts: list[str]) -> str:
+    more = f", and {len(parts) - NAMED} more" if len(parts) > NAMED else ""
+    return "; ".join(parts[:NAMED]) + more
 
 
 def load_scores(path: Path, expected: Expected, provenance: Path | None = None) -> pd.DataFrame:
     """`read_scores`, held against config and provenance: the `complete` table.
 
-    Each line of `compare` goes to the log. Raises InputError as `read_scores` and `complete` do,
-    and for a provenance that is no JSON.
+    Images that the config does not know are those of the files that the provenance lists. Each line
+    of `compare` goes to the log. Raises InputError as `read_scores` and `complete` do, and for a
+    provenance that is no JSON.
     """
     table, about = read_scores(path), None
     if provenance is not None:
@@ -531,10 +545,17 @@ def load_scores(path: Path, expected: Expected, provenance: Path | None = None) 
             about = json.loads(Path(provenance).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{provenance}: not a provenance ({error})") from None
+    data = (about or {}).get("data", {})
+    images = {
+        name: ids or sorted({Path(file).stem for file in data.get(name, [])})
+        for name, ids in expected["images"].items()
+    }
+    expected = {**expected, "images": images}
+    try:
+        whole = complete(table, expected)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     for line in compare(table, expected, about, sha256):
         log.warning("%s: %s", path, line)
-    try:
-        return complete(table, expected)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    return whole

@@ -29,10 +29,11 @@ def synthetic_scores(methods, problems, images=5, seed=0, dataset="photos", seed
     return table.reindex(columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def expected_of(methods, problems, datasets=("photos",), seeds=(0,)):
-    """What the config of such a run says of its table."""
+def expected_of(methods, problems, datasets=("photos",), seeds=(0,), images=None):
+    """What the config of such a run says of its table; images: by dataset, where they are known."""
     return {
         "datasets": list(datasets),
+        "images": images or {name: [] for name in datasets},
         "seeds": list(seeds),
         "methods": {
             name: {"problems": list(problems), "seeded": "variant" in entry}

@@ -438,6 +438,42 @@ def test_a_table_without_one_of_the_datasets_is_one_line(whole, tmp_path, gone):
         load_scores(tmp_path / "scores.csv", expected)
 
 
+IMAGES = {"photos": ["image0", "image1", "image2"]}
+
+
+def test_an_image_that_no_method_has_is_one_line(whole, tmp_path, caplog):
+    """What every method lacks alike would pass as a smaller dataset."""
+    path, about = tmp_path / "scores.csv", tmp_path / "provenance.json"
+    known = {**EXPECTED, "images": IMAGES}
+    assert compare(whole, known) == [] and not complete(whole, known)["absent"].any()
+    write_scores(whole[whole["image"] != "image1"], path)
+    line = r"^\S*scores.csv: no row of image1 of photos, on any problem; expected all images"
+    with pytest.raises(InputError, match=line):
+        load_scores(path, known)
+    about.write_text(json.dumps({"data": {"photos": {f"a/{i}.png": "" for i in IMAGES["photos"]}}}))
+    with pytest.raises(InputError, match=line):
+        load_scores(path, EXPECTED, about)
+    assert caplog.text == ""
+    assert not load_scores(path, EXPECTED)["absent"].any()  # nothing knows the image
+
+
+def test_an_image_that_a_problem_lacks_is_named_and_empty(whole):
+    gone = (whole["image"] == "image1") & (whole["problem"] == "sr2")
+    (line,) = compare(whole[~gone], {**EXPECTED, "images": IMAGES})
+    assert line.startswith(
+        "7 rows missing, their cells are empty: initial on sr2 of photos (image1);"
+    )
+
+
+def test_an_image_that_the_registry_does_not_have_is_said_and_left_out(whole):
+    known = {**EXPECTED, "images": {"photos": ["image0", "image1"]}}
+    (line,) = compare(whole, known)
+    assert line.startswith(
+        "14 rows that the config does not expect: initial on den15 of photos (im"
+    )
+    assert set(complete(whole, known)["image"]) == {"image0", "image1"}
+
+
 def test_a_table_that_its_provenance_does_not_describe_is_said(whole, tmp_path, caplog):
     path, about = tmp_path / "scores.csv", tmp_path / "provenance.json"
     write_scores(whole, path)

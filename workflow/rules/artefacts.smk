@@ -38,6 +38,7 @@ PROVENANCE = "<results>/provenance.json"
 # What the table of scores must hold.
 EXPECTED = {
     "datasets": DATASETS["test"],
+    "images": run.images,
     "seeds": run.seeds,
     "methods": {
         name: {
