@@ -3,11 +3,8 @@
 The schemas say what a key must be; here is what keys must be together.
 """
 
-import ast
 import math
-from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -16,6 +13,7 @@ from rerg.config import InputError, closest
 from rerg.kernels import check_holds, kernel_of, kernel_size
 from rerg.labels import CONTROLS
 from rerg.registry import variants
+from rerg.signatures import arguments, folder, module, names
 from rerg.specs import FLOORS
 
 if TYPE_CHECKING:
@@ -137,33 +135,28 @@ def smallest(run: "Run") -> int:
     return max(-(-max(SCORED, kernel_size(s)) // s.factor) * s.factor for s in specs)
 
 
-def _names_of(path: Path) -> Iterator[str]:
-    """What a module defines or imports."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            yield from (alias.asname or alias.name for alias in node.names)
-        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
-            yield node.name
+def check_classes(settings: Mapping, where: str) -> None:
+    """Refuse a class that deepinv does not have, and an argument that it does not use.
 
-
-def check_classes(value: Any, where: str) -> None:
-    """Refuse a class that deepinv does not have, in a reconstructor or its parameters.
-
-    deepinv is read and not imported, which would take seconds.
+    settings: of a baseline, whose reconstructor and parameters name classes.
     """
-    if isinstance(value, list):
-        for part in value:
-            check_classes(part, where)
-    if not isinstance(value, dict):
-        return
-    for key, part in value.items():
-        if key in ("reconstructor", "class") and isinstance(part, str):
-            module, _, name = part.rpartition(".")
-            path = Path(find_spec("deepinv").origin).parent.joinpath(*module.split("."))
-            files = [f for f in (path.with_suffix(".py"), path / "__init__.py") if f.is_file()]
-            if not files:
-                raise InputError(f"{where}: {key}: deepinv has no module {module} for {part}")
-            names = [name for file in files for name in _names_of(file)]
-            if name not in names:
-                raise InputError(f"{where}: {key}: deepinv has no {part}{closest(name, names)}")
-        check_classes(part, where)
+    own = {k: v for k, v in settings.get("parameters", {}).items() if k != "sigma_factor"}
+    name = {"class": settings["reconstructor"]} if "reconstructor" in settings else {}
+    _check_classes({**name, **own}, where)
+
+
+def _check_classes(value: Any, where: str) -> None:
+    if isinstance(value, dict) and isinstance(name := value.get("class"), str):
+        home, _, short = name.rpartition(".")
+        path = module(home, folder())
+        if not path:
+            raise InputError(f"{where}: deepinv has no module {home} for {name}")
+        if short not in (found := list(names(path))):
+            raise InputError(f"{where}: deepinv has no {name}{closest(short, found)}")
+        known = arguments(path, short)
+        for key in value if known is not None else ():
+            if key not in ("class", *known):
+                raise InputError(f"{where}: {name} has no argument {key}{closest(key, [*known])}")
+    for part in value.values() if isinstance(value, dict) else value:
+        if isinstance(part, dict | list):
+            _check_classes(part, where)

@@ -20,12 +20,12 @@ from rerg.specs import digest
 
 CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
 
-PNP = {"reconstructor": "optim.PnP", "parameters": {"b": "$sigma", "c": 0}}
+PGD = {"reconstructor": "optim.PGD", "parameters": {"prior": "$sigma", "stepsize": 0}}
 
 
 def argument(value: object) -> dict:
     """A reconstructor with an argument."""
-    return {"reconstructor": "optim.PGD", "parameters": {"a": value}}
+    return {"reconstructor": "optim.PGD", "parameters": {"prior": value}}
 
 
 def changed(path: str, value: object) -> dict:
@@ -73,22 +73,37 @@ def changed(path: str, value: object) -> dict:
         ("datasets.test", ["set6"], "datasets.test: unknown dataset set6; did you mean set5?"),
         ("datasets.test", ["embedded-train"], "datasets.test: embedded-train is for train, not"),
         ("examples", ["sr4"], "examples: unknown problem sr4"),
-        ("deepinv", {"mine": {**PNP, "tune": {"b": [1, 2]}}}, "tune.b: expected a number above 0"),
-        ("deepinv", {"mine": {**PNP, "tune": {"c": [1, 2]}}}, "tune.c: expected a number above 0"),
+        ("deepinv", {"mine": {**PGD, "tune": {"prior": [1, 2]}}}, "tune.prior: expected a number"),
+        ("deepinv", {"mine": {**PGD, "tune": {"stepsize": [1, 2]}}}, "stepsize: expected a number"),
         (
             "deepinv",
-            {"mine": {**PNP, "timeout": math.inf}},
+            {"mine": {**PGD, "timeout": math.inf}},
             "mine.timeout: expected number, got Inf",
         ),
-        ("deepinv", {"mine": argument(math.nan)}, "mine.parameters.a: expected a finite number"),
-        ("deepinv", {"mine": argument([{"x": -math.inf}])}, "a.0.x: expected a finite number"),
-        ("deepinv", {"mine": argument("1e-3")}, "a: expected a finite number (YAML reads 1e-3 as"),
-        ("deepinv", {"mine": argument({"class": 5})}, "a.class: expected string, got 5"),
+        ("deepinv", {"mine": argument(math.nan)}, "parameters.prior: expected a finite number"),
+        ("deepinv", {"mine": argument([{"x": -math.inf}])}, "prior.0.x: expected a finite number"),
+        ("deepinv", {"mine": argument("1e-3")}, "expected a finite number (YAML reads 1e-3 as"),
+        ("deepinv", {"mine": argument({"class": 5})}, "prior.class: expected string, got 5"),
         ("deepinv", {"mine": argument({"class": "optim.PnPP"})}, "deepinv has no optim.PnPP; did"),
         ("deepinv", {"mine": {"reconstructor": "optin.PGD"}}, "deepinv has no module optin for"),
+        (
+            "deepinv",
+            {"mine": {"reconstructor": "optim.DPIR", "parameters": {"sigmaa": 1}}},
+            "deepinv.mine: optim.DPIR has no argument sigmaa; did you mean sigma?",
+        ),
+        (  # which deepinv would drop without a word
+            "deepinv",
+            {"mine": {"reconstructor": "optim.PGD", "parameters": {"stepsizee": 1}}},
+            "deepinv.mine: optim.PGD has no argument stepsizee; did you mean stepsize?",
+        ),
+        (
+            "deepinv",
+            {"mine": argument([{"class": "optim.TVPrior", "n_it": 5}])},
+            "deepinv.mine: optim.TVPrior has no argument n_it; did you mean n_it_max?",
+        ),
         ("deepinv", {"mine": {"label": "Mine"}}, "deepinv.mine.reconstructor: missing"),
-        ("deepinv", {"truth": PNP}, "truth is a row of every table"),
-        ("deepinv", {"007": PNP}, "YAML reads 007 as no text"),
+        ("deepinv", {"truth": PGD}, "truth is a row of every table"),
+        ("deepinv", {"007": PGD}, "YAML reads 007 as no text"),
         ("baselines", ["no/such/folder"], "baselines: no/such/folder: no such folder"),
         ("baselines", [""], "baselines.0: expected a folder"),
     ],
@@ -99,6 +114,12 @@ def test_a_fault_is_one_line(key, value, line):
     text = str(error.value)
     assert line in text and "\n" not in text
     assert text.startswith("mine.yaml: ")
+
+
+def test_arguments_of_a_base_and_the_factor_of_sigma_are_known():
+    parameters = {"prior": {"class": "optim.PnP", "g": 1}, "verbose": True, "sigma_factor": 2}
+    config = changed("deepinv", {"mine": {"reconstructor": "optim.PGD", "parameters": parameters}})
+    assert Run(config, ROOT, "mine.yaml").methods["mine"]["parameters"] == parameters
 
 
 @pytest.mark.parametrize(
@@ -162,7 +183,7 @@ def test_numbers_of_the_command_line_are_numbers():
     assert run.config["stored"] is True
     assert run.config["network"] == {"channels": [8, 8, 8, 8], "blocks": 2, "scale": 400}
     assert run.config["solvers"]["fast"] == {"iterations": 7, "tolerance": 1e-3}
-    assert run.methods["mine"]["parameters"] == {"a": [1.5, {"b": 3, "c": "$x0"}]}
+    assert run.methods["mine"]["parameters"] == {"prior": [1.5, {"b": 3, "c": "$x0"}]}
     assert run.methods["mine"]["timeout"] == 60
 
 
@@ -172,7 +193,10 @@ def test_numbers_of_the_command_line_are_numbers():
         ({"training": {"crop": "32.0"}}, "training.crop: expected integer, got 32.0"),
         ({"tuning": {"factors": ["1", ".nan"]}}, "tuning.factors.1: expected number, got NaN"),
         ({"trainin": {"crop": "32"}}, "trainin: unknown key; did you mean training?"),
-        ({"deepinv": {"mine": argument("2e5")}}, "deepinv.mine.parameters.a: expected a finite"),
+        (
+            {"deepinv": {"mine": argument("2e5")}},
+            "deepinv.mine.parameters.prior: expected",
+        ),
     ],
 )
 def test_a_fault_of_the_command_line_is_its_own(given, line):
