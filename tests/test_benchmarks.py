@@ -82,6 +82,51 @@ def test_the_gpu_benchmark_measures_on_a_cpu(bench, tmp_path):
     assert len(gpu.table(rows).splitlines()) == 2 + len(rows)
 
 
+WITHOUT_OTHERS = """
+import importlib.metadata, sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+lines = Path("benchmarks/gpu.txt").read_text().splitlines()[1:]
+there = {"rerg", *(Requirement(line.partition("#")[0]).name for line in lines)}
+todo = ["torch", "numpy"]
+while todo:
+    if (name := canonicalize_name(todo.pop())) not in there:
+        there.add(name)
+        needs = map(Requirement, importlib.metadata.requires(name) or [])
+        todo += [n.name for n in needs if not n.marker or n.marker.evaluate({"extra": ""})]
+found = importlib.metadata.packages_distributions().items()
+others = {name for name, owners in found if there.isdisjoint(map(canonicalize_name, owners))}
+
+
+class Carried(PathFinder):
+    @classmethod
+    def find_spec(cls, name, *where):
+        return None if name.partition(".")[0] in others else super().find_spec(name, *where)
+
+
+sys.meta_path = [Carried if finder is PathFinder else finder for finder in sys.meta_path]
+from benchmarks import gpu
+
+list(gpu.passes(gpu.Bench("cpu", True, None)))
+next(gpu.floors(gpu.Bench("cpu", True, Path("rerg", "weights", "rerg.safetensors"))))
+assert "snakemake" in others and "snakemake" not in sys.modules
+"""
+
+
+def test_the_gpu_benchmark_imports_only_the_wheels_that_are_carried_along():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_OTHERS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_part_that_fails_is_a_row(bench, tmp_path, monkeypatch):
     def broken(_):
         yield {"what": "one", "ms": 1.0}
