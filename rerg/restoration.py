@@ -15,7 +15,7 @@ from tqdm import tqdm
 from rerg.bound import error_bound, iteration_bound, radial_factor, rms
 from rerg.devices import peak_memory_mb
 from rerg.files import Restored, read_restored, write_restored
-from rerg.iteration import DIVERGED, Solution, norm, sent
+from rerg.iteration import DIVERGED, LIMIT, Solution, norm, sent
 from rerg.maps import Map, ProximalGradient
 from rerg.metrics import psnr
 from rerg.models import Model
@@ -163,6 +163,8 @@ def climb(
             goal["tolerance"] = max(tolerance, NEAR * floor)
             goal["iterations"] = math.ceil(goal["iterations"] / 2)
         part = load("solvers", solver).solve(T, watch=watch, **goal)
+        if precision != precisions[-1]:  # it may have converged to a goal above the tolerance
+            part.code[part.converged & (part.residual > tolerance)] = LIMIT
         if watch is not None:
             for i, trace in zip(left, watch.traces(part), strict=True):
                 trace[:, 0] += sum(taken[i].values())

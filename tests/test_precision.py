@@ -201,6 +201,19 @@ def test_the_iterations_are_those_of_all_precisions(rounding_convolutions):
     assert all(counts == {"tf32": 2, "float32": 1} for counts in taken)
 
 
+def test_an_image_at_its_limit_in_a_rough_precision_has_not_converged(rounding_convolutions):
+    """The goal of tf32 is above the tolerance, and met by the last of the iterations."""
+    _, observation = observe("den25", 32, 32, 1)
+    model, way = contraction(), ["tf32", "float32"]
+    with torch.no_grad():
+        free = {"iterations": 100, "tolerance": 1e-7}
+        _, [taken], _ = climb(model, observation, "fast", free, way)
+        limited = {**free, "iterations": taken["tf32"]}
+        solution, counts, _ = climb(model, observation, "fast", limited, way)
+    assert counts == [{"tf32": taken["tf32"]}]
+    assert solution.residual > 1e-7 and solution.stopped == ["limit"]
+
+
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
