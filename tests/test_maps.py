@@ -105,6 +105,15 @@ def test_adam_freezes_an_image_without_a_gradient():
     assert not torch.equal(solution.x[1], observation.x0[1])
 
 
+def test_adam_moves_on_where_the_gradient_is_finite_again():
+    _, observation = tiny_observation()
+    upright = lambda x: x * (math.nan if x.shape[-2] > x.shape[-1] else 0.8)  # noqa: E731
+    T = GradientDescent(upright, observation, SCALE)
+    solution = adam(T, iterations=8, learning_rate=0.01)
+    assert solution.x.isfinite().all() and np.isfinite(solution.residual).all()
+    assert not torch.equal(solution.x, observation.x0)
+
+
 def test_the_equilibrium_does_not_depend_on_the_solver(name, trained):
     """Gradient descent and the fast solver restore the same image with a trained RG.
 

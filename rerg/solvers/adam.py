@@ -41,6 +41,8 @@ def solve(
             sound = np.isfinite(length)
             residual = np.where(sound, length / np.maximum(size, 1e-30), np.inf)
             last = None if sound.all() else x.detach().clone()
+            if last is not None:  # Adam's moments must stay finite
+                x.grad = choose(sound, x.grad, torch.zeros_like(x))
         optimizer.step()
         if last is not None:
             with torch.no_grad():
