@@ -49,9 +49,9 @@ class Iterate:
     """A random iterate of a solve for each image: the `watch` of its solver.
 
     x: (B, 3, H, W), x0 before the first evaluation. Bound (23) is about q along the iterates. The
-    choice is uniform where every evaluation gives an iterate; one that the guard refuses gives
-    none, and its share goes to the iterates before it. An image that is finished stays as it is,
-    so that its choice does not depend on its batch.
+    choice is uniform where every evaluation gives an iterate; with the guard one whose residual is
+    not the least so far gives none, and its share goes to the iterates before it. An image that is
+    finished stays as it is, so that its choice does not depend on its batch.
     """
 
     def __init__(self, x0: Tensor, rng, iterations: int):
