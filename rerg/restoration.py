@@ -1,7 +1,6 @@
 """Restoring all images of an observation file with one variant and one solver."""
 
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from rerg.bound import error_bound, iteration_bound, radial_factor, rms
 from rerg.devices import peak_memory_mb
 from rerg.files import Restored, read_restored, write_restored
-from rerg.iteration import DIVERGED, LIMIT, Solution, norm, sent
+from rerg.iteration import DIVERGED, Solution, norm, sent
 from rerg.maps import Map, ProximalGradient
 from rerg.metrics import psnr
 from rerg.models import Model
@@ -138,7 +137,7 @@ def climb(
 ) -> tuple[Solution, list[dict[str, int]], list[np.ndarray | None]]:
     """Solve in one precision after another, each image from where the one before stopped it.
 
-    A precision stops near its floor where the tolerance is lower, and after half of the iterations
+    A precision stops near its floor where the tolerance is lower, or after half of the iterations
     that are left. Images above the tolerance go on in the next. A solver without a tolerance takes
     the first alone. Returns the solution, the evaluations of each image by precision (without the
     two that tell the floor), and its trace (None without the ground truth).
@@ -161,10 +160,8 @@ def climb(
         if precision != precisions[-1]:
             floor = rounding(model, observation, solver, precision, precisions[-1])
             goal["tolerance"] = max(tolerance, NEAR * floor)
-            goal["iterations"] = math.ceil(goal["iterations"] / 2)
+            goal["iterations"] //= 2
         part = load("solvers", solver).solve(T, watch=watch, **goal)
-        if precision != precisions[-1]:  # it may have converged to a goal above the tolerance
-            part.code[part.converged & (part.residual > tolerance)] = LIMIT
         if watch is not None:
             for i, trace in zip(left, watch.traces(part), strict=True):
                 trace[:, 0] += sum(taken[i].values())
@@ -174,8 +171,7 @@ def climb(
         solution = part if solution is None else _merged(solution, part, left)
         if precision == precisions[-1]:
             break
-        above = (part.residual > tolerance) & (part.code != DIVERGED)
-        short = np.flatnonzero(above & (solution.evaluations[left] < options["iterations"]))
+        short = np.flatnonzero((part.residual > tolerance) & (part.code != DIVERGED))
         if not len(short):
             break
         there = sent(short, part.x)
