@@ -164,6 +164,15 @@ def test_an_iterate_is_one_of_the_maps_own_and_uniform():
     assert counts[0] == 0 and torch.allclose(counts[1:], torch.full((6,), 1 / 6), atol=0.02)
 
 
+def test_an_evaluation_without_an_iterate_changes_no_choice():
+    """Image 0 gains at every evaluation, image 1 at the first alone."""
+    path = Iterate(torch.zeros(2, 1, 1, 1), np.random.default_rng(0), 2)
+    path.drawn[:] = 0.4  # below 1 and below 1/2: both evaluations are taken
+    path(1, torch.full((2, 1, 1, 1), 1.0), np.array([0.5, 0.5]))
+    path(2, torch.full((2, 1, 1, 1), 2.0), np.array([0.4, 0.5]))
+    assert path.x.flatten().tolist() == [2, 1]
+
+
 def iterates_of(T, iterations, tolerance):
     """The iterates of the fast solver."""
     found = []
