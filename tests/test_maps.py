@@ -90,9 +90,11 @@ def test_turns_finds_the_equilibrium_of_the_averaged_field(name, trained):
     gradient = observation.gradient(solution.x) + observation.weight * SCALE * sum(N) / 8
     alone = observation.gradient(solution.x) + observation.weight * SCALE * N[0]
     assert gradient.norm() < 0.1 * alone.norm()  # of the average, not of the network
+    seen = []
     with torch.no_grad():
-        short = turns(T, **{**options, "iterations": 8 * 3})
+        short = turns(T, iterations=8 * 3, tolerance=1e-5, watch=lambda k, *_: seen.append(k))
     assert short.evaluations.tolist() == [24] and not short.converged.any()
+    assert seen == [8, 16, 24]
 
 
 def test_adam_freezes_an_image_without_a_gradient():
