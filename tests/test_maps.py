@@ -111,9 +111,11 @@ def test_adam_moves_on_where_the_gradient_is_finite_again():
     _, observation = tiny_observation()
     upright = lambda x: x * (math.nan if x.shape[-2] > x.shape[-1] else 0.8)  # noqa: E731
     T = GradientDescent(upright, observation, SCALE)
-    solution = adam(T, iterations=8, learning_rate=0.01)
-    assert solution.x.isfinite().all() and np.isfinite(solution.residual).all()
-    assert not torch.equal(solution.x, observation.x0)
+    seen = []
+    watch = lambda k, x, residual: seen.append(np.isfinite(residual).tolist())  # noqa: E731
+    solution = adam(T, iterations=8, learning_rate=0.01, watch=watch)
+    assert solution.x.isfinite().all() and not torch.equal(solution.x, observation.x0)
+    assert seen == 4 * [[False, False], [True, True]]  # every second turn is a rotation by 90°
 
 
 def test_the_equilibrium_does_not_depend_on_the_solver(name, trained):
