@@ -199,6 +199,7 @@ def restore_batch(
     with torch.no_grad():
         solution, taken, traces = climb(model, observation, solver, options, precisions, truth)
     seconds = (_clock(device) - before) / len(observation.y)
+    model.compute_in(precisions[-1])  # the bound, whatever the images of this batch took
     T = model.restoring_map(observation, solver)
     with torch.no_grad():
         x = T.restoration(solution.x)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from conftest import ROOT, observe, spec_of, white
 from torch import nn
 
+from rerg.bound import rms
 from rerg.config import InputError, read_yaml
 from rerg.equilibrium import equilibrium
 from rerg.iteration import Safeguarded, fixed_point
@@ -184,6 +185,16 @@ def test_each_image_takes_the_precisions_that_it_needs(rounding_convolutions):
     assert precisions(1e-3) == ["tf32", "tf32"]
     assert precisions(1e-6) == ["tf32+float32"] * 2
     assert precisions(0.0, "adam") == ["tf32", "tf32"]  # it has no tolerance
+
+
+def test_the_bound_is_measured_in_the_last_precision(rounding_convolutions):
+    truth, observation = observe("den25", 32, 32, 1)
+    model, options = contraction(), {"iterations": 30, "tolerance": 1e-3}
+    _, [row], _ = restore_batch(model, observation, "fast", options, ["tf32", "float32"], truth)
+    assert row["precision"] == "tf32"
+    model.compute_in("float32")
+    exact = rms(model.restoring_map(observation, "fast")(truth) - truth).item()
+    assert row["bound_r"] == pytest.approx(exact, rel=1e-6)
 
 
 @pytest.mark.parametrize("iterations", [1, 3, 8])
