@@ -162,6 +162,15 @@ def test_a_plain_step_that_turned_round_is_halved():
     assert safe.beta.min() == 1 / 128
 
 
+def test_a_step_is_longer_than_that_of_the_last_accepted_point():
+    """The second step is taken anew at half its length: the third is held against the first."""
+    x = torch.zeros(2, 3, 4, 4)
+    third = torch.tensor([-2.0, -0.5]).view(2, 1, 1, 1)
+    steps = [(x, x + 1, [0.5, 0.5]), (x, x - 3, [0.4, 0.4]), (x, x + third, [0.3, 0.3])]
+    safe, accepted, _ = guard_of(steps, x)
+    assert accepted == [False, True] and safe.beta.tolist() == [0.25, 0.5]
+
+
 def test_the_safeguard_solves_every_image_as_if_alone():
     T, x0 = lasso()
     _, together = residuals_of(T, x0, Safeguarded, 60)
