@@ -142,8 +142,11 @@ def test_a_refused_step_goes_back_to_the_last_iterate():
     steps.append((x[4], x[1], [0.3, 0.6]))  # the plain step, whatever its residual
     safe, accepted, _ = guard_of(steps, x[0])
     assert accepted == [True, True] and safe.far[1]
-    safe, accepted, _ = guard_of([*steps, (x[5], x[1], [0.2, 0.7])], x[0])
+    again = [*steps, (x[5], x[1], [0.2, 0.7])]
+    safe, accepted, _ = guard_of(again, x[0])
     assert accepted == [True, False] and safe.far[1]
+    safe, _, _ = guard_of([*again, (x[6], x[1], [0.1, 0.055])], x[0])  # a tenth of 0.6 is no end
+    assert safe.far[1]
     safe, _, _ = guard_of([*steps, (x[5], x[1], [0.2, 0.04])], x[0])  # below a tenth of 0.5
     assert safe.far.tolist() == [False, False]
 
