@@ -326,6 +326,18 @@ def test_slow_progress_is_no_stall():
     assert (Middles.seen > 0).all()
 
 
+def test_middles_are_evaluated_below_the_bound_of_floors_and_ten_evaluations_apart():
+    """Two images whose residuals only rise, on a straight line; the second's are no floor."""
+    x, middles = torch.zeros(2, 3, 4, 4), []
+    safe = Safeguarded(x)
+    for k in range(1, 60):
+        (_, _, stalled), _ = evaluated(safe, x, x + 1, [1e-3 * k, 1e-1 * k])
+        assert not stalled.any()
+        middles.append(safe.probe)
+    first, second = (np.flatnonzero(image) for image in np.transpose(middles))
+    assert len(first) >= 3 and (np.diff(first) > 10).all() and not len(second)
+
+
 class Slopes:
     """T(x) = a x + 1, a slope per image; it counts how many images it is evaluated on."""
 
