@@ -81,6 +81,23 @@ def test_violations_are_counted(trained, monkeypatch):
     assert all(row["bound_violations"] > 0 for row in measure_bound(T, x, truth, 5))
 
 
+def test_the_bound_along_the_iteration_takes_the_largest_factor_so_far():
+    """By 0.9 far from x̂, by 0.1 near it: with 0.1 alone the first iterate near it exceeds it."""
+    d = DIRECTION / rms(DIRECTION).view(-1, 1, 1, 1)
+
+    class TwoFactors:
+        def start(self):
+            return TRUTH + 0.4 * d
+
+        def __call__(self, x):
+            e = x - TRUTH
+            return TRUTH + torch.where(rms(e).view(-1, 1, 1, 1) > 0.3, 0.9, 0.1) * e
+
+    for row in measure_bound(TwoFactors(), TRUTH + 0.2 * d, TRUTH, 6):
+        assert row["bound_q"] == pytest.approx(0.1)
+        assert row["bound_iterates"] == 6 and row["bound_violations"] == 0
+
+
 @pytest.mark.parametrize("kind", [ProximalGradient, GradientDescent])
 def test_holds_row_by_row_on_a_trained_rg(name, trained, kind):
     """For every image and every iterate, with q and r measured; and it is not vacuous."""
