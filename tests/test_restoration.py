@@ -194,6 +194,14 @@ def test_a_diverging_rg_is_seen_and_leaves_finite_scores(solver, gain):
         assert np.isfinite(found.traces[name][:, 2]).all()
 
 
+def test_an_image_that_diverged_takes_no_further_precision():
+    networks, (observations, _) = nn.ModuleDict({"rg": Repelling()}), three("den50")
+    precisions = ["tf32", "float32"]
+    found = restored(networks, observations, solver="gd", options=FAST, precisions=precisions)
+    for entry in found.stats.values():
+        assert entry["stopped"] == "diverged" and entry["precision"] == "tf32"
+
+
 def test_bound_is_empty_where_the_map_does_not_contract():
     truth, observation = observe("den50", 24, 24)
     T = ProximalGradient(Repelling(), observation, 400)
