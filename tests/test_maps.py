@@ -53,6 +53,14 @@ def test_gradient_descent_follows_its_field():
         assert T.field(root).abs().max() <= 1e-12
 
 
+def test_gradient_descent_steps_by_the_inverse_of_its_lipschitz_constant():
+    """For A = I and N(x) = 2x the field is (1 + 2λ/c) x - y: one step leads to its zero."""
+    _, observation = tiny_observation("den25")
+    T = GradientDescent(lambda x: 2 * x, observation, SCALE)
+    assert T.field(T.start()).abs().max() > 0.1
+    assert T.field(T(T.start())).abs().max() <= 1e-12
+
+
 def test_adam_follows_the_gradient_field():
     """Against torch.optim.Adam on the energy ½‖Ax - y‖² + ½λxᵀMx, whose N(x) = mx turns with x."""
     _, observation = tiny_observation()
