@@ -141,8 +141,11 @@ def test_gradient_of_the_surrogate(gain):
     assert torch.autograd.gradcheck(value, W)
 
 
-def test_a_zero_probe_leaves_the_gradient_finite():
-    """A flat image without noise has x0 = x̂, hence no radial probe."""
+def test_a_short_probe_weighs_little_and_a_zero_one_leaves_the_gradient_finite():
+    """A flat image without noise has x0 = x̂, hence no radial probe; 1e-5 counts as 1e-4."""
+    e = 1e-5 * DIRECTION / rms(DIRECTION).view(-1, 1, 1, 1)
+    expected = np.log(0.03 + 1e-3) - np.log(1 - 0.09)
+    assert surrogate(contraction(0.9, 0.03), TRUTH, e).item() == pytest.approx(expected)
     w = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     surrogate(lambda x: w * x, TRUTH, torch.zeros_like(TRUTH)).backward()
     assert w.grad.isfinite() and w.grad != 0
