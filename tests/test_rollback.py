@@ -76,6 +76,14 @@ def test_a_jump_of_the_error_goes_back_to_the_older_of_two_good_windows():
     assert rollback.factor == 0.5 and rollback.count == 1
 
 
+def test_the_younger_of_two_good_windows_is_given_up():
+    """A jump, a good window and a jump go back to the same state, the last before both."""
+    errors = [1.0] * (5 * WINDOW) + [4.0] * WINDOW + [1.0] * WINDOW + [4.0] * WINDOW
+    rollback, back = watched(errors)
+    assert back == [(6 * WINDOW - 1, 4 * WINDOW), (8 * WINDOW - 1, 4 * WINDOW)]
+    assert rollback.factor == 0.25
+
+
 def test_a_slow_rise_is_judged_by_the_last_windows():
     assert watched([1.2**k for k in range(MEMORY) for _ in range(WINDOW)])[1] == []
     assert watched([1.7**k for k in range(MEMORY) for _ in range(WINDOW)])[1] != []
