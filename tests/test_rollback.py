@@ -89,6 +89,12 @@ def test_a_slow_rise_is_judged_by_the_last_windows():
     assert watched([1.7**k for k in range(MEMORY) for _ in range(WINDOW)])[1] != []
 
 
+@pytest.mark.parametrize("error", [math.nan, math.inf])
+def test_a_start_without_a_finite_error_is_no_reference(error):
+    _, back = watched([error] * WINDOW + [1.0] * WINDOW + [4.0] * WINDOW)
+    assert back == [(3 * WINDOW - 1, WINDOW)]
+
+
 def test_lost_images_and_skipped_steps_go_back():
     errors = [1.0] * (2 * WINDOW)
     for key in ("lost", "skipped"):
