@@ -46,6 +46,7 @@ class Solution:
 Watch = Callable[[int, Tensor, np.ndarray], None]  # evaluations, iterates, residuals of the batch
 
 NEAR = 0.1  # share of the residual before a refused step at which Anderson is tried again
+RISE = 2.0  # times the least residual: above it momentum's steps are refused
 SHORTEST = 1 / 128  # of the damping: halved at most seven times
 FLOOR = 1e-2  # residual above which no arithmetic sets a floor
 PATIENCE, GAIN = (
@@ -140,19 +141,25 @@ class Momentum(Plain):
         self.t = np.ones(len(x0))
         self.residual = np.full(len(x0), np.inf)
 
+    def judge(
+        self, residual: np.ndarray, length: np.ndarray, measured: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All are accepted."""
+        self.restart(residual > self.residual)
+        self.residual = residual
+        return super().judge(residual, length, measured)
+
     def next(self, image: Tensor, step: Tensor, residual: np.ndarray) -> Tensor:
         """image + β (image - previous image), with β = (t - 1)/t' and t' = (1 + √(1 + 4t²))/2."""
-        self.t[residual > self.residual] = 1
         t = (1 + np.sqrt(1 + 4 * self.t**2)) / 2
         beta = (self.t - 1) / t
         y = image + scaled(beta, image - self.previous) if beta.any() else image
-        self.previous, self.t, self.residual = image, t, residual
+        self.previous, self.t = image, t
         return y
 
     def restart(self, images: np.ndarray) -> None:
         """Forget the velocity of these images (B,)."""
         self.t = np.where(images, 1.0, self.t)
-        self.residual = np.where(images, np.inf, self.residual)
 
 
 class Anderson(Plain):
@@ -219,13 +226,15 @@ class Safeguarded(Plain):
 
     A step that raises the residual of an image is refused: it goes back to its last iterate z, and
     takes the plain step z + β (T(z) - z) from there, whatever its residual, then momentum's until
-    the residual has fallen to a tenth, then Anderson's anew. Where the plain step raised the
-    residual *and turned it round*, it was too long: β is halved, and it is taken anew. β is 1 at
-    first, every image has its own, and the fixed points do not depend on it.
+    the residual has fallen to a tenth, then Anderson's anew. Momentum's are refused above twice the
+    least residual, as the way to an equilibrium may lead through larger ones. Where the plain step
+    raised the residual *and turned it round*, it was too long: β is halved, and it is taken anew. β
+    is 1 at first, every image has its own, and the fixed points do not depend on it.
 
     Where the arithmetic sets a floor, T(x) - x is noise. Without a gain for ten evaluations the
-    middle of a plain step that raised the residual is evaluated, too: if T(x) - x at start, middle
-    and end is off a straight line by more than its own norm, the image stalls (15c).
+    middle of a plain step that raised the residual is evaluated, too, and momentum's steps that
+    raised it are refused: if T(x) - x at start, middle and end of the plain one is off a straight
+    line by more than its own norm, the image stalls (15c).
     """
 
     def __init__(self, x0: Tensor, window: int = 10):
@@ -238,12 +247,13 @@ class Safeguarded(Plain):
         # residual is `near`.
         self.plain, self.far = np.ones(images, dtype=bool), np.zeros(images, dtype=bool)
         self.near = np.zeros(images)
-        # The least residual; that of the last gain, and the evaluations since.
-        self.least, self.gained = self.residual, self.residual
+        # The least residual and length; the residual of the last gain, and the evaluations since.
+        self.least = self.shortest = self.gained = self.residual
         self.idle = np.zeros(images, dtype=int)
-        # Whether the last candidate is refused, and whether the step under way is half of the last
-        # one, as that was too long or to look for a floor; T(x) - x at the end of the last one.
-        self.refused = self.long = self.probe = self.far
+        # Whether the last candidate is refused and whether its step turned round, and whether the
+        # step under way is half of the last one, as that was too long or to look for a floor; T(x)
+        # - x at the end of the last one.
+        self.refused = self.turned = self.long = self.probe = self.far
         self.end = self.step
 
     @property
@@ -269,7 +279,7 @@ class Safeguarded(Plain):
         window = self.anderson.filled.shape[1]
         turn, bend = measured[:, window], measured[:, -1]
         self.anderson.judge(residual, length, measured[:, :window])
-        best = (residual <= self.least) & ((residual <= self.residual) | self.plain)
+        best = residual <= self.least
         self.least = np.where(best, residual, self.least)
         gain = self.least < GAIN * self.gained
         self.gained = np.where(gain, self.least, self.gained)
@@ -279,10 +289,13 @@ class Safeguarded(Plain):
         stalled = middle & (bend > self.length)
         self.idle = np.where(middle, 0, self.idle)  # straight: no floor
         out = np.isinf(residual)
-        rose = ~(residual <= self.residual) | out
-        turned = (turn < 0) | out
+        self.shortest = np.fmin(self.shortest, length)  # of what overflowed it is NaN
+        far = (residual > RISE * self.least) | (length > RISE * self.shortest)
+        free = self.far & ~self.plain & ~suspect
+        rose = np.where(free, far, residual > self.residual) | out
+        self.turned = (turn < 0) | out
         # The norm may rise alone: of iterates that grow the relative residual need not.
-        longer = (rose | (length > self.length)) & turned & (self.beta > SHORTEST)
+        longer = (rose | (length > self.length)) & self.turned & (self.beta > SHORTEST)
         self.long = self.plain & ~self.probe & longer
         self.probe = self.plain & ~self.probe & rose & suspect & ~middle & ~self.long
         self.refused = rose & ~self.plain
@@ -294,8 +307,9 @@ class Safeguarded(Plain):
         """The next x, from the plain step's image, T(x) - x and the relative residuals."""
         halved = self.long | self.probe
         back = halved | self.refused
-        self.near = np.where(self.refused & ~self.far, NEAR * self.residual, self.near)
         self.residual = np.where(back, self.residual, residual)
+        ends = self.refused | (self.idle >= PATIENCE)  # Anderson's turn
+        self.near = np.where(ends & ~self.far, NEAR * self.residual, self.near)
         self.end = choose(halved, step, self.end)
         self.step = choose(back, self.step, step)
         self.iterate = choose(back, self.iterate, image)
@@ -303,8 +317,8 @@ class Safeguarded(Plain):
             shortened = scaled(np.where(halved, self.beta / 2, 0), self.step)
             self.iterate = self.iterate - shortened
         self.beta = np.where(self.long, self.beta / 2, self.beta)
-        self.far = (self.far | self.refused) & (self.residual > self.near)
-        self.momentum.restart(back | ~self.far)
+        self.far = (self.far | ends) & (self.residual > self.near)
+        self.momentum.restart(back | ~self.far | self.turned)
         slow = self.momentum.next(self.iterate, self.step, self.residual)
         careful = back | self.far
         fast = slow
