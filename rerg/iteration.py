@@ -290,9 +290,10 @@ class Safeguarded(Plain):
         self.idle = np.where(middle, 0, self.idle)  # straight: no floor
         out = np.isinf(residual)
         self.shortest = np.fmin(self.shortest, length)  # of what overflowed it is NaN
-        far = (residual > RISE * self.least) | (length > RISE * self.shortest)
+        beyond = (residual > RISE * self.least) | (length > RISE * self.shortest)
+        # Momentum's steps are free up to there, but where a floor is to be looked for.
         free = self.far & ~self.plain & ~suspect
-        rose = np.where(free, far, residual > self.residual) | out
+        rose = np.where(free, beyond, residual > self.residual) | out
         self.turned = (turn < 0) | out
         # The norm may rise alone: of iterates that grow the relative residual need not.
         longer = (rose | (length > self.length)) & self.turned & (self.beta > SHORTEST)
@@ -308,7 +309,7 @@ class Safeguarded(Plain):
         halved = self.long | self.probe
         back = halved | self.refused
         self.residual = np.where(back, self.residual, residual)
-        ends = self.refused | (self.idle >= PATIENCE)  # Anderson's turn
+        ends = self.refused | (self.idle >= PATIENCE)  # what ends Anderson's turn
         self.near = np.where(ends & ~self.far, NEAR * self.residual, self.near)
         self.end = choose(halved, step, self.end)
         self.step = choose(back, self.step, step)
