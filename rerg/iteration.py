@@ -250,9 +250,9 @@ class Safeguarded(Plain):
         # The least residual and length; the residual of the last gain, and the evaluations since.
         self.least = self.shortest = self.gained = self.residual
         self.idle = np.zeros(images, dtype=int)
-        # Whether the last candidate is refused and whether its step turned round, and whether the
-        # step under way is half of the last one, as that was too long or to look for a floor; T(x)
-        # - x at the end of the last one.
+        # Whether the last candidate is refused, and whether its step turned round. Whether the step
+        # under way is half of the last one, as that was too long or to look for a floor; T(x) - x
+        # at the end of that.
         self.refused = self.turned = self.long = self.probe = self.far
         self.end = self.step
 
