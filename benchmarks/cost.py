@@ -104,7 +104,7 @@ def main() -> None:
     ends = [config["restoration"]["precision"][i] for i in (0, -1)]
     about = json.loads(given.measured.read_text())
     print(f"Passes as measured on one {about['device']}, torch {about['torch']}, with the network")
-    print(f"`{speed.network}`, times {speed.scale:.2f}; solves half and none in {ends[0]}\n")
+    print(f"`{speed.network}`, times {speed.scale:.2f}; solves at least half in {ends[1]}\n")
     print("| stage | what | precision | GPU hours, at most |\n|---|---|---|---|")
     total = np.zeros(2)
 

@@ -205,7 +205,7 @@ def graphs(bench: Bench) -> Found:
         networks = bench.model(case, "tf32").networks
         x = smooth(case.batch, case.crop, case.crop).to(bench.device)
         found = {}
-        for way in ("plain", "graphs"):
+        for way in ways(bench, "tf32"):
             launch(networks, way)
             with torch.no_grad():
                 found[way] = bench.milliseconds(lambda n=networks["rg"], x=x: n(x))
@@ -216,7 +216,6 @@ def graphs(bench: Bench) -> Found:
 
 def steps(bench: Bench) -> Found:
     """A training step of `deqgd` of 20 and 8 iterations against its own passes, and its memory."""
-    rounds = 1 if bench.quick else 3
     for case in bench.cases:
         for precision in FLOORS:
             networks = bench.model(case, precision).networks.requires_grad_(True)
@@ -224,7 +223,7 @@ def steps(bench: Bench) -> Found:
             spec, batch = case.spec("deqgd", precision, **counts), bench.drawn(case)
             if bench.device != "cpu":
                 torch.cuda.reset_peak_memory_stats()
-            step = step_and_passes(spec, networks, batch, rounds)
+            step = step_and_passes(spec, networks, batch, 1 if bench.quick else 3)
             row = {
                 "what": "step",
                 "network": case.name,
@@ -244,11 +243,9 @@ def steps(bench: Bench) -> Found:
                 torch.cuda.reset_peak_memory_stats()
                 launch(networks, way)
                 take = partial(take_step, spec, networks, optimizer_of(networks, 0.0), batch)
-                take()  # records
-                seconds = statistics.median(seconds_of(take) for _ in range(rounds))
-                yield {**row, "launch": way, "ms": 1e3 * seconds,
-                       "peak_mb": peak_memory_mb(bench.device),
-                       "ratio": seconds / step.passes}  # fmt: skip
+                ms = bench.milliseconds(take, 1)
+                yield {**row, "launch": way, "ms": ms, "peak_mb": peak_memory_mb(bench.device),
+                       "ratio": ms / row["passes_ms"]}  # fmt: skip
 
 
 def launches(bench: Bench) -> Found:
