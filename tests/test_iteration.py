@@ -354,9 +354,13 @@ def test_slow_progress_is_no_stall():
             self.seen += self.probe
             return super().judge(residual, length, measured)
 
-    options = {"iterations": 600, "tolerance": 1e-9, "acceleration": Middles}
-    assert "stalled" not in fixed_point(*lasso(19), **options).stopped
-    assert Middles.seen.max() > 1
+    options = {"iterations": 600, "tolerance": 1e-9}
+    found = fixed_point(*lasso(19), acceleration=Middles, **options)
+    assert found.stopped == ["limit"] * 2 and Middles.seen[1] > 1
+    T = lambda x: 0.999 * x + 0.001 * x.flip(-1).tanh() + 0.01  # noqa: E731
+    x0 = white((2, 3, 4, 4), 9, torch.float64)
+    for solve in (Plain, Momentum, Anderson, Safeguarded):
+        assert "stalled" not in fixed_point(T, x0, acceleration=solve, **options).stopped
 
 
 def test_middles_are_evaluated_below_the_bound_of_floors_and_ten_evaluations_apart():

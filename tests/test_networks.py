@@ -94,7 +94,7 @@ def test_bf16_is_close_to_float32_and_stays_float32_outside():
 
 
 def test_graphs_are_of_passes_without_gradients_over_shapes_that_come_again(monkeypatch):
-    """Recording itself needs a GPU: here a recorded pass is a plain one."""
+    """Recording itself needs a GPU: here a recorded pass is twice a plain one."""
     network, keys = unet(), []
 
     def record(self, z):
