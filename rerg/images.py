@@ -203,12 +203,13 @@ def read_rgb(path: Path) -> np.ndarray:
 
 def _cut(entry: Mapping, name: str, pixels: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Image ids and pixels that a photograph gives: itself, or its tiles."""
+    images = image_ids(entry, name)
     if "tiles" not in entry:
-        yield Path(name).stem, pixels
+        yield images[0], pixels
         return
     size = entry["tiles"]["size"]
     corners = entry["tiles"]["corners"].get(name, [])
-    for image, (row, column) in zip(image_ids(entry, name), corners, strict=True):
+    for image, (row, column) in zip(images, corners, strict=True):
         tile = pixels[row : row + size, column : column + size]
         if tile.shape[:2] != (size, size):
             raise InputError(
