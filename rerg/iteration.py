@@ -45,7 +45,7 @@ class Solution:
 
 Watch = Callable[[int, Tensor, np.ndarray], None]  # evaluations, iterates, residuals of the batch
 
-NEAR = 0.1  # share of the residual before a refused step at which Anderson is tried again
+NEAR = 0.3  # share of the residual before a refused step at which Anderson is tried again
 RISE = 2.0  # times the least residual: above it momentum's steps are refused
 SHORTEST = 1 / 128  # of the damping: halved at most seven times
 FLOOR = 1e-2  # residual above which no arithmetic sets a floor
@@ -226,11 +226,11 @@ class Safeguarded(Plain):
 
     A step that raises the residual of an image is refused: it goes back to its last iterate z, and
     takes the plain step z + β (T(z) - z) from there, whatever its residual, then momentum's until
-    the residual has fallen to a tenth, then Anderson's anew. So does an image of which Anderson's
-    gained nothing for ten evaluations. Momentum's are refused above twice the least residual, as
-    the way to an equilibrium may lead through larger ones. Where the plain step raised the residual
-    *and turned it round*, it was too long: β is halved, and it is taken anew. β is 1 at first,
-    every image has its own, and the fixed points do not depend on it.
+    the residual has fallen to 0.3 of that, then Anderson's anew. So does an image of which
+    Anderson's gained nothing for ten evaluations. Momentum's are refused above twice the least
+    residual, as the way to an equilibrium may lead through larger ones. Where the plain step
+    raised the residual *and turned it round*, it was too long: β is halved, and it is taken anew.
+    β is 1 at first, every image has its own, and the fixed points do not depend on it.
 
     Where the arithmetic sets a floor, T(x) - x is noise. Without a gain for ten evaluations the
     middle of a plain step that raised the residual is evaluated, too, and momentum's steps that

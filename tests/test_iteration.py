@@ -148,9 +148,9 @@ def test_a_refused_step_goes_back_to_the_last_iterate():
     again = [*steps, (x[5], x[1], [0.2, 1.1])]
     safe, accepted, _ = guard_of(again, x[0])
     assert accepted == [True, False] and safe.far[1]
-    safe, _, _ = guard_of([*again, (x[6], x[1], [0.1, 0.055])], x[0])  # a tenth of 0.6 is no end
+    safe, _, _ = guard_of([*again, (x[6], x[1], [0.1, 0.17])], x[0])  # 0.3 of 0.6 is no end
     assert safe.far[1]
-    safe, _, _ = guard_of([*steps, (x[5], x[1], [0.2, 0.04])], x[0])  # below a tenth of 0.5
+    safe, _, _ = guard_of([*steps, (x[5], x[1], [0.2, 0.14])], x[0])  # below 0.3 of 0.5
     assert safe.far.tolist() == [False, False]
 
 
@@ -160,7 +160,7 @@ def test_momentum_takes_over_where_anderson_gains_nothing():
     steps = [(x + k, x + 1, [0.5, 0.5 * 0.9**k]) for k in range(12)]
     safe, accepted, _ = guard_of(steps, x)
     assert accepted == [True, True] and safe.far.tolist() == [True, False]
-    assert safe.near[0] == 0.1 * 0.5
+    assert safe.near[0] == 0.3 * 0.5
 
 
 @pytest.mark.parametrize(("step", "residual"), [(2.5, 0.5), (1.0, 1.1)])
@@ -356,7 +356,7 @@ def test_slow_progress_is_no_stall():
 
     options = {"iterations": 600, "tolerance": 1e-9}
     found = fixed_point(*lasso(19), acceleration=Middles, **options)
-    assert found.stopped == ["limit"] * 2 and Middles.seen[1] > 1
+    assert found.stopped == ["converged", "limit"] and Middles.seen[1] > 1
     T = lambda x: 0.999 * x + 0.001 * x.flip(-1).tanh() + 0.01  # noqa: E731
     x0 = white((2, 3, 4, 4), 9, torch.float64)
     for solve in (Plain, Momentum, Anderson, Safeguarded):
