@@ -45,7 +45,7 @@ class Solution:
 
 Watch = Callable[[int, Tensor, np.ndarray], None]  # evaluations, iterates, residuals of the batch
 
-NEAR = 0.3  # share of the residual before a refused step at which Anderson is tried again
+NEAR = 0.3  # share of the residual at the end of its turn at which Anderson is tried again
 RISE = 2.0  # times the least residual: above it momentum's steps are refused
 SHORTEST = 1 / 128  # of the damping: halved at most seven times
 FLOOR = 1e-2  # residual above which no arithmetic sets a floor
