@@ -22,10 +22,10 @@ CODE = Path(__file__).parents[1]
 def commit(root: Path = CODE) -> str | None:
     """The commit of a checkout, with "+changes" where tracked files differ; None outside one.
 
-    root: a folder of it, by default this package's.
+    By twelve digits, as each row of scores has it. root: a folder of it, by default this package's.
     """
     try:
-        head = _git(root, "rev-parse", "HEAD")
+        head = _git(root, "rev-parse", "--short=12", "HEAD")
         changed = _git(root, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -27,7 +27,7 @@ def drawn(tmp_path_factory):
 
 def test_the_stored_files_are_small_and_not_touched(drawn):
     for name in STORED:
-        assert (STUDY / name).stat().st_size <= 6 * 10**6
+        assert (STUDY / name).stat().st_size <= 5 * 10**6
         assert (drawn / name).read_bytes() == (STUDY / name).read_bytes()
 
 
