@@ -13,7 +13,7 @@ COLOR = "#D55E00"
 NETWORKS = {"rg": False}
 REGULARIZING_GRADIENT = True
 EQUILIBRIUM = True
-PARAMETERS = {"beta": 0.5}  # weight of the bound
+PARAMETERS = {"beta": 0.2}  # weight of the bound
 
 
 def loss(networks: nn.ModuleDict, batch: Batch, spec: ModelSpec) -> tuple[Tensor, dict]:
