@@ -22,11 +22,13 @@ CODE = Path(__file__).parents[1]
 def commit(root: Path = CODE) -> str | None:
     """The commit of a checkout, with "+changes" where tracked files differ; None outside one.
 
-    By twelve digits, as each row of scores has it. root: a folder of it, by default this package's.
+    By twelve digits, as each row of scores has it. What lies in `results/` is no change: a run
+    writes there, and the scores that ship are tracked. root: the checkout, by default this one.
     """
     try:
         head = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+        tracked = ("--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
+        changed = _git(root, "status", *tracked)
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("+changes" if changed else "")
