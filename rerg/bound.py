@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rerg.iteration import choose
+from rerg.iteration import choose, sent
 
 LEVEL = 50 / 255  # highest standard deviation of a probe's white noise
 TINY = 1e-12  # keeps the gradient of a root mean square finite at zero
@@ -28,7 +28,7 @@ def radial_factor(T_x: Tensor, T_truth: Tensor, x: Tensor, truth: Tensor) -> Ten
     return rms(T_x - T_truth) / rms(x - truth)
 
 
-def error_bound(r: Tensor, q: Tensor, residual: Tensor | float = 0.0) -> Tensor:
+def error_bound(r: Tensor, q: Tensor, residual: Tensor) -> Tensor:
     """(r + ρ) / (1 - q), the bound on ‖x - x̂‖ at a point of residual ρ = ‖T(x) - x‖; inf at q ≥ 1.
 
     Proof (24): ‖x - x̂‖ ≤ ‖x - T(x)‖ + ‖T(x) - T(x̂)‖ + ‖T(x̂) - x̂‖ ≤ ρ + q ‖x - x̂‖ + r.
@@ -66,19 +66,17 @@ class Iterate:
         self.residual = residual
 
 
-def probes(truth: Tensor, x0: Tensor, rng, iterate: Tensor, noise: Tensor | None = None) -> Tensor:
+def probes(truth: Tensor, x0: Tensor, rng, iterate: Tensor, noise: Tensor) -> Tensor:
     """Perturbations e (B, 3, H, W) at which the radial factor is probed in training, one an image.
 
     Half of them lead to an iterate of the solver. The others are in equal shares: white noise of
     standard deviation U(0, 50/255); t (x_0 - x̂) with t ~ U(0, 1); the second plus 0.3 of the first.
-    noise: standard normal, where it was drawn ahead.
+    rng: of the shares and lengths; noise: standard normal, of the shape of truth.
     """
 
     def uniform() -> Tensor:
-        return torch.from_numpy(rng.uniform(0, 1, (len(truth), 1, 1, 1))).to(truth)
+        return sent(rng.uniform(0, 1, (len(truth), 1, 1, 1)), truth)
 
-    if noise is None:
-        noise = torch.from_numpy(rng.standard_normal(truth.shape, dtype="float32")).to(truth)
     white, radial = LEVEL * uniform() * noise, uniform() * (x0 - truth)
     kind = uniform()
     e = torch.where(kind < 1 / 3, white, torch.where(kind < 2 / 3, radial, radial + 0.3 * white))

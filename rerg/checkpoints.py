@@ -38,7 +38,8 @@ def load_checkpoint(path: Path, inputs: dict) -> dict | None:
     if not path.exists():
         return None
     try:
-        state = torch.load(path, weights_only=True)
+        # on the CPU: what takes the state brings it to its own device, and it may be another
+        state = torch.load(path, weights_only=True, map_location="cpu")
         different = _differences(inputs, state["inputs"])
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError):
         raise InputError(f"{path}: not a whole checkpoint; delete it to train anew") from None

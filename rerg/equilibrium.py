@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rerg.iteration import Plain, Safeguarded, Solution, Watch, fixed_point
+from rerg.iteration import Safeguarded, Solution, Watch, fixed_point
 
 
 def equilibrium(
@@ -14,7 +14,6 @@ def equilibrium(
     *,
     iterations: int,
     tolerance: float,
-    acceleration: Callable[[Tensor], Plain] = Safeguarded,
     backward_iterations: int,
     backward_tolerance: float,
     report: Callable[[Solution], None] | None = None,
@@ -34,7 +33,7 @@ def equilibrium(
             x0,
             iterations=iterations,
             tolerance=tolerance,
-            acceleration=acceleration,
+            acceleration=Safeguarded,
             watch=watch,
         )
     z = solution.x.detach().requires_grad_()

@@ -4,12 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch._functorch.config
 import torch.nn.functional as F
 from deepinv.models import DRUNet
 from torch import Tensor, nn
 
-from rerg.config import InputError
 from rerg.precision import tf32, tf32_in_backward
 
 
@@ -48,7 +46,9 @@ class UNet(nn.Module):
         padding = (0, -width % 8, 0, -height % 8)
         z = F.pad(x, padding, mode="replicate") if any(padding) else x
         if self.conditioned:
-            level = torch.as_tensor(level, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
+            if not isinstance(level, Tensor):
+                level = x.new_full((1,), level)  # filled on the device: a copy would be waited for
+            level = level.to(x).reshape(-1, 1, 1, 1)
             z = torch.cat([z, level.expand(len(z), 1, *z.shape[-2:])], 1)
         low = torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16")
         with low, tf32(self.precision == "tf32"):
@@ -67,12 +67,12 @@ class UNet(nn.Module):
 class Graphs:
     """A network's body that launches each pass without a gradient as one CUDA graph.
 
-    A pass over a shape that came before is recorded: the same kernels on the same weights, which
-    may change in place. The first over it is plain, as recording needs one before.
+    A pass over a shape that came before, in the same precision, is recorded: the same kernels on
+    the same weights, which may change in place. The first is plain, as recording needs one before.
     """
 
-    def __init__(self, network: UNet):
-        self.network, self.body = network, network.body
+    def __init__(self, body: Callable[[Tensor], Tensor]):
+        self.body = body
         self.seen: set[tuple] = set()
         self.recorded: dict[tuple, Callable[[Tensor], Tensor]] = {}
         self.pool: Any = None  # of memory that all recorded passes compute in, one after another
@@ -80,7 +80,8 @@ class Graphs:
     def __call__(self, z: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return self.body(z)
-        key = (self.network.precision, z.shape)
+        low = torch.is_autocast_enabled(z.device.type)
+        key = (low, torch.backends.cudnn.allow_tf32, z.shape)
         if key in self.seen and key not in self.recorded:
             self.recorded[key] = self.record(z)
         self.seen.add(key)
@@ -103,26 +104,7 @@ class Graphs:
 
 
 def launch(networks: nn.ModuleDict, way: str) -> None:
-    """Launch the networks' kernels from now on one by one (`plain`), `compiled` or as `graphs`.
-
-    compiled: by torch.compile, the same within rounding; graphs: `Graphs`, on a GPU alone.
-    Raises InputError where torch.compile does not work on this machine.
-    """
-    if way == "compiled":
-        _compile(networks)
-    elif way == "graphs":
+    """Launch the networks' kernels from now on one by one (`plain`) or, on a GPU, as `graphs`."""
+    if way == "graphs":
         for network in networks.values():
-            network.body = Graphs(network)
-
-
-def _compile(networks: nn.ModuleDict) -> None:
-    # A deep equilibrium's backward solve goes through one graph many times, which buffers that
-    # are given away after the first do not survive.
-    torch._functorch.config.donated_buffer = False
-    try:
-        torch.compile(torch.sin)(next(networks.parameters()).detach())
-    except RuntimeError as error:
-        reason = next(line for line in str(error).splitlines() if line.strip())
-        raise InputError(f"launch: torch.compile does not work here: {reason}") from None
-    for network in networks.values():
-        network.body = torch.compile(network.unet.forward_unet, dynamic=True)
+            network.body = Graphs(network.body)

@@ -36,9 +36,9 @@ def generator(dataset: str, problem: str, image: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(name).digest()[:16]))
 
 
-def _per_image(held: Tensor | None) -> bool:
+def _per_image(held: Tensor) -> bool:
     """Whether a mask, a filter or a spectrum is one for each image of a batch, (B, ., ., .)."""
-    return held is not None and held.dim() > 3 and len(held) > 1
+    return held.dim() > 3 and len(held) > 1
 
 
 def initial(y: Tensor, physics: LinearPhysics) -> Tensor:
@@ -51,6 +51,13 @@ def initial(y: Tensor, physics: LinearPhysics) -> Tensor:
 
 
 _copies: WeakKeyDictionary[LinearPhysics, dict] = WeakKeyDictionary()
+
+
+def _with_buffers(physics: LinearPhysics, change: Callable[[Tensor], Tensor]) -> LinearPhysics:
+    """A copy of a physics whose own tensors are changed; all else is shared."""
+    other = copy.copy(physics)
+    other._buffers = {k: None if v is None else change(v) for k, v in physics._buffers.items()}
+    return other
 
 
 def _copy_on(physics: LinearPhysics, device: torch.device) -> LinearPhysics:
@@ -145,7 +152,8 @@ class Observation:
     def gradient(self, x: Tensor) -> Tensor:
         """Aᵀ(A x - y), the gradient of F(x) = ½‖A x - y‖²."""
         if not self.closed:
-            return self.physics.A_adjoint(self.physics.A(x) - self.y)
+            with tf32(False):  # a physics may convolve
+                return self.physics.A_adjoint(self.physics.A(x) - self.y)
         return self._normal(x, self._ones) - self.back_projection
 
     def prox(self, z: Tensor, t: float) -> Tensor:
@@ -153,7 +161,8 @@ class Observation:
         if not self.closed:
             # By conjugate gradients: Decolorize's own loses the kernel of A, Downsampling's is by
             # the FFT whatever its padding.
-            return LinearPhysics.prox_l2(self.physics, z, self.y, t)
+            with tf32(False):
+                return LinearPhysics.prox_l2(self.physics, z, self.y, t)
         if t not in self._resolvents:  # a solver asks for the same at every evaluation
             self._resolvents[t] = self._filter(lambda squares: 1 / (1 / t + squares))
         w = z.add(self.back_projection, alpha=t)
@@ -175,15 +184,26 @@ class Observation:
         """The same observation on a device; this one stays where it is."""
         if torch.device(device) == self.y.device:
             return self
-        y, x0 = (part.to(device, non_blocking=non_blocking) for part in (self.y, self.x0))
-        return replace(self, y=y, x0=x0, physics=_copy_on(self.physics, torch.device(device)))
+
+        def there(held: Tensor) -> Tensor:
+            return held.to(device, non_blocking=non_blocking)
+
+        if isinstance(self.physics, Inpainting):  # its masks are those of this batch alone
+            physics = _with_buffers(self.physics, there)
+        else:
+            physics = _copy_on(self.physics, torch.device(device))
+        return replace(self, y=there(self.y), x0=there(self.x0), physics=physics)
+
+    def pinned(self) -> "Observation":
+        """The same observation in pinned memory, which a GPU copies while the host goes on."""
+        physics = self.physics
+        if isinstance(physics, Inpainting):
+            physics = _with_buffers(physics, Tensor.pin_memory)
+        return replace(self, y=self.y.pin_memory(), x0=self.x0.pin_memory(), physics=physics)
 
     def __getitem__(self, index: Tensor) -> "Observation":
-        physics = copy.copy(self.physics)  # of a closed kind: what others hold per image is unknown
-        physics._buffers = {
-            name: held[index] if _per_image(held) else held
-            for name, held in self.physics._buffers.items()
-        }
+        # of a closed kind: what others hold per image is unknown
+        physics = _with_buffers(self.physics, lambda v: v[index] if _per_image(v) else v)
         chosen = replace(self, y=self.y[index], x0=self.x0[index], physics=physics)
         if "back_projection" in self.__dict__:  # a solver drops finished images
             chosen.__dict__["back_projection"] = self.back_projection[index]
@@ -193,20 +213,28 @@ class Observation:
 class Problem:
     """One inverse problem, from its spec.
 
-    `kernels` maps the names of kernel files to paths, for problems whose kernel is in a file.
+    kernels: the names of kernel files to paths, for problems whose kernel is in a file; kernel:
+    float64 (k, k) in the place of the spec's.
     """
 
-    def __init__(self, spec: ProblemSpec, kernels: Mapping[str, Path | str] | None = None):
+    def __init__(
+        self,
+        spec: ProblemSpec,
+        kernels: Mapping[str, Path | str] | None = None,
+        kernel: np.ndarray | None = None,
+    ):
         self.spec, self.name, self.operator = spec, spec.name, spec.operator
         self.factor = spec.factor
         self.noise, self.sigma = spec.noise / 255, spec.sigma / 255
         self._built: dict[tuple, LinearPhysics] = {}  # of those without masks
-        self._kernels = kernels
+        self._kernels, self._kernel = kernels, kernel
 
     @cached_property
     def kernel(self) -> np.ndarray | None:
         """h, float64 (k, k), or None for an operator without a kernel."""
-        return kernel_of(self.spec, self._kernels) if self.spec.kernel else None
+        if self._kernel is None and self.spec.kernel:
+            return kernel_of(self.spec, self._kernels)
+        return self._kernel
 
     def crop(self, x: Tensor) -> Tensor:
         """x (..., H, W) cut at the bottom right to multiples of the factor."""
@@ -255,6 +283,10 @@ class Problem:
             return BlurFFT(size, filter=h, device=device)
         return Downsampling(size, filter=h, factor=self.factor, device=device)
 
+    def observe_image(self, dataset: str, image: str, x: Tensor) -> Observation:
+        """Observe an image (3, H, W) of a data set, with the noise and mask that are its own."""
+        return self.observe(x[None], [generator(dataset, self.name, image)])
+
     def observe(self, x: Tensor, rngs: list[np.random.Generator]) -> Observation:
         """Observe clean images x (B, 3, H, W), each with the noise and mask of its generator."""
         x = self.crop(x)
@@ -289,9 +321,8 @@ def from_arrays(observed: Observed, device: str = "cpu") -> tuple[Problem, dict[
 
     The kernel is the file's, so a reader needs neither the config nor kernel files.
     """
-    problem = Problem(ProblemSpec(**observed.problem))
-    if observed.kernel is not None:
-        problem.__dict__["kernel"] = observed.kernel.astype(np.float64)
+    kernel = None if observed.kernel is None else observed.kernel.astype(np.float64)
+    problem = Problem(ProblemSpec(**observed.problem), kernel=kernel)
     observations = {}
     for image, parts in observed.images.items():
         y, x0 = (torch.from_numpy(parts[part])[None].to(device) for part in ("y", "x0"))

@@ -25,7 +25,7 @@ def relative_errors(x: Tensor, batch: Batch) -> Tensor:
 
 def reconstruction_loss(
     T: Map, batch: Batch, spec: EquilibriumSpec, watch: Watch | None = None
-) -> tuple[Tensor | None, dict[str, float]]:
+) -> tuple[Tensor | None, dict[str, float | Tensor]]:
     """E‖x* - x̂‖² / ‖x_0 - x̂‖² at the equilibrium, with its implicit gradient.
 
     Returns (loss, log). Images whose fixed point is lost are left out of the mean; where all are
@@ -54,5 +54,5 @@ def reconstruction_loss(
         return None, log
     errors = relative_errors(T.restoration(z), batch)
     loss = errors[sent(np.flatnonzero(kept), errors)].sum() / count
-    log["error"] = loss.item()
+    log["error"] = loss.detach()
     return loss, log

@@ -22,6 +22,7 @@ from rerg.equilibrium import equilibrium
 from rerg.iteration import Safeguarded, Solution, fixed_point
 from rerg.maps import Map, ProximalGradient
 from rerg.models import Model, load_model
+from rerg.precision import tf32
 from rerg.problems import Observation, initial
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -172,7 +173,8 @@ class RG(Reconstructor):
         weight = self._sigma(physics, sigma)
         y = self._tensor(y)
         physics = _prepared(physics, y)
-        back = _applied(physics, physics.A_adjoint, y)
+        with tf32(False):
+            back = _applied(physics, physics.A_adjoint, y)
         if back.dim() != 4 or back.shape[1] not in (1, 3) or back.is_complex():
             raise InputError(
                 f"{type(physics).__name__}: expected images of shape (B, 3 or 1, H, W), "
@@ -247,6 +249,7 @@ def _applied(physics: LinearPhysics, operator, *arguments) -> Tensor:
 
 
 @torch.no_grad()
+@tf32(False)
 def _check(observation: Observation, t: float) -> None:
     """Hold the physics against what the solver takes for granted.
 

@@ -55,7 +55,7 @@ class Rollback:
         level = float(np.mean(np.log(errors))) if errors else math.inf
         lost = float(np.mean([step["lost"] for step in window]))
         reference = np.mean(self.levels) if self.levels else math.inf
-        finite = all(bool(p.isfinite().all()) for p in self.networks.parameters())
+        finite = bool(torch.stack([p.isfinite().all() for p in self.networks.parameters()]).all())
         worse = level > reference + math.log(WORSE)
         if worse or lost > max(LOST, self.lowest + RISE) or not finite:
             self.good = self.good[:1]

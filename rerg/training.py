@@ -88,16 +88,27 @@ def take_step(
     """One step of the optimizer; a step without a finite loss or gradient changes nothing."""
     loss, row = load("variants", spec.variant).loss(networks, batch, spec)
     if loss is None:
-        return average(batch.group, {"loss": math.nan, "skipped": 1, **row})
+        return average(batch.group, {"loss": math.nan, "skipped": 1, **read(row)})
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     batch.group.average_gradients(networks)
     norm = nn.utils.clip_grad_norm_(networks.parameters(), spec.clip)
-    sound = bool(torch.isfinite(norm) & torch.isfinite(batch.group.mean(loss.detach())))
-    if sound:
+    row = read({"loss": batch.group.mean(loss.detach()), "skipped": 0, "gradient": norm, **row})
+    if math.isfinite(row["loss"]) and math.isfinite(row["gradient"]):
         optimizer.step()
-    row = {"loss": loss.item(), "skipped": int(not sound), "gradient": norm.item(), **row}
+    else:
+        row["skipped"] = 1
     return average(batch.group, row)
+
+
+def read(row: Mapping[str, float | Tensor]) -> dict[str, float]:
+    """A row of numbers, whose tensors of one are read in one wait for the GPU."""
+    tensors = {key: value.detach() for key, value in row.items() if torch.is_tensor(value)}
+    if not tensors:
+        return dict(row)
+    first = next(iter(tensors.values()))
+    values = torch.stack([value.to(first.device, torch.float64) for value in tensors.values()])
+    return {**row, **dict(zip(tensors, values.tolist(), strict=True))}
 
 
 def average(group: Group, row: dict[str, float]) -> dict[str, float]:

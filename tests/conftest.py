@@ -12,8 +12,9 @@ import torch
 import yaml
 from deepinv.physics import Inpainting
 
+from rerg.batch import Batch
 from rerg.check import clean_images
-from rerg.problems import Problem, generator
+from rerg.problems import Observation, Problem, generator
 from rerg.registry import variants
 from rerg.specs import EquilibriumSpec, ModelSpec, NetworkSpec, ProblemSpec
 from rerg.training import train
@@ -129,6 +130,12 @@ def observe(problem: str, height: int, width: int, count: int = 1) -> tuple:
 def name(request) -> str:
     """The name of every problem of config/problems.yaml."""
     return request.param
+
+
+def batch_of(truth: torch.Tensor, observation: Observation, step: int = 0) -> Batch:
+    """A batch with a generator and noise of its own, the same at each call."""
+    noise = np.random.default_rng(1).standard_normal(truth.shape, "float32")
+    return Batch(truth, observation, np.random.default_rng(0), step, torch.from_numpy(noise))
 
 
 @pytest.fixture(scope="session")

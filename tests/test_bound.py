@@ -5,9 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import clean_images, observe, spec_of, white
+from conftest import batch_of, clean_images, observe, spec_of, white
 
-from rerg.batch import Batch
 from rerg.bound import (
     Iterate,
     error_bound,
@@ -68,7 +67,7 @@ def test_tight_with_a_residual():
 
 def test_no_bound_without_a_contraction():
     one, r = torch.tensor([1.0, 2.0]), torch.tensor([0.1, 0.1])
-    assert error_bound(r, one).isinf().all() and iteration_bound(r, one, r, 3).isinf().all()
+    assert error_bound(r, one, 0 * r).isinf().all() and iteration_bound(r, one, r, 3).isinf().all()
 
 
 def test_violations_are_counted(trained, monkeypatch):
@@ -155,7 +154,7 @@ def test_probes_are_of_their_kinds():
     """Of 400 images half lead to the iterate, and a sixth each is white, radial and both."""
     truth, direction = torch.full((400, 3, 8, 8), 0.5), white((400, 3, 8, 8), 4)
     x0, x = truth + 0.3 * direction, truth - 0.1
-    e = probes(truth, x0, np.random.default_rng(0), x)
+    e = probes(truth, x0, np.random.default_rng(0), x, white(truth.shape))
     at_x = (e == x - truth).flatten(1).all(1)
     rest = e / (0.3 * direction)
     t = rest[:, :1, :1, :1]
@@ -166,7 +165,7 @@ def test_probes_are_of_their_kinds():
     # what is left has white noise in it, of 0.3 of its level where x0 - x̂ is there too
     alone = (e[~radial & ~at_x] * direction[~radial & ~at_x]).flatten(1).mean(1).abs() < 0.02
     assert 0.3 < alone.float().mean() < 0.8
-    assert torch.equal(e, probes(truth, x0, np.random.default_rng(0), x))
+    assert torch.equal(e, probes(truth, x0, np.random.default_rng(0), x, white(truth.shape)))
 
 
 def test_an_iterate_is_one_of_the_maps_own_and_uniform():
@@ -215,7 +214,7 @@ def test_the_probes_of_rerg_and_rg1_lie_on_the_path_of_the_fast_map(trained, mon
         monkeypatch.setattr(module, "probes", recorded)
         truth, observation = observe("sr2", 32, 32, 2)
         spec = spec_of(variant, 100)
-        module.loss(trained, Batch(truth, observation, np.random.default_rng(0), 0), spec)
+        module.loss(trained, batch_of(truth, observation), spec)
         T = ProximalGradient(trained["rg"], observation, 400)
         iterates = iterates_of(T, spec.equilibrium.iterations, spec.equilibrium.tolerance)
         for image in range(2):

@@ -7,7 +7,6 @@ import torch._inductor.config
 from conftest import problem_of, white
 from torch import nn
 
-from rerg.config import InputError
 from rerg.equilibrium import equilibrium
 from rerg.maps import ProximalGradient
 from rerg.networks import Graphs, UNet, launch
@@ -66,19 +65,6 @@ def test_evaluations_of_a_deq_step():
     assert network.evaluations == 7 + 1 + 5 + 1
 
 
-def test_a_machine_that_cannot_compile_is_one_line():
-    networks = nn.ModuleDict({"rg": unet()})
-    with (
-        torch._inductor.config.patch(
-            {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
-        ),
-        pytest.raises(InputError) as error,
-    ):
-        launch(networks, "compiled")
-    assert str(error.value).startswith("launch: torch.compile does not work here: ")
-    assert "\n" not in str(error.value)
-
-
 def test_bf16_is_close_to_float32_and_stays_float32_outside():
     network = unet(True)
     x = white((2, 3, 16, 16)).requires_grad_()
@@ -98,7 +84,7 @@ def test_graphs_are_of_passes_without_gradients_over_shapes_that_come_again(monk
     network, keys = unet(), []
 
     def record(self, z):
-        keys.append((self.network.precision, *z.shape))
+        keys.append((torch.is_autocast_enabled("cpu"), *z.shape))
         return lambda z: 2 * self.body(z)
 
     monkeypatch.setattr(Graphs, "record", record)
@@ -109,13 +95,13 @@ def test_graphs_are_of_passes_without_gradients_over_shapes_that_come_again(monk
     with torch.no_grad():
         passes = [network(x) for _ in range(3)]
         network(other)
-        assert torch.equal(passes[0], plain) and keys == [("float32", 2, 3, 16, 16)]
+        assert torch.equal(passes[0], plain) and keys == [(False, 2, 3, 16, 16)]
         assert all(torch.equal(out, 2 * plain) for out in passes[1:])
         network.precision = "bf16"
         network(x)
         assert len(keys) == 1
         network(x)
-    assert keys[1:] == [("bf16", 2, 3, 16, 16)]
+    assert keys[1:] == [(True, 2, 3, 16, 16)]
     network.precision = "float32"
     assert torch.equal(network(x), plain) and network(x).requires_grad
     assert network.passes == [9, 0]
@@ -123,7 +109,9 @@ def test_graphs_are_of_passes_without_gradients_over_shapes_that_come_again(monk
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
-def test_graphs_give_the_bits_of_plain_passes(precision):
+def test_graphs_give_the_bits_of_plain_passes(precision, monkeypatch):
+    # else two plain passes may differ: a transposed convolution adds in any order
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     plain, network = (unet(True).cuda().requires_grad_(False) for _ in range(2))
     plain.precision = network.precision = precision
     launch(nn.ModuleDict({"rg": network}), "graphs")

@@ -3,13 +3,12 @@
 import copy
 import math
 
-import numpy as np
 import pytest
 import torch
-from conftest import TRAINED, clean_images, crops, problem_of, spec_of
+from conftest import TRAINED, batch_of, clean_images, crops, problem_of, spec_of
 from torch import nn
 
-from rerg.batch import LEVEL, Batch
+from rerg.batch import LEVEL
 from rerg.bound import Iterate, probes, surrogate
 from rerg.maps import ADMM, ProximalGradient
 from rerg.models import build, start_from
@@ -23,7 +22,7 @@ from rerg.training import draw_batch, optimizer_of, take_step
 def fixed_batch(problem="den25", step=0, count=2):
     described, truth = problem_of(problem), clean_images(count, 32, 32, seed=3)
     rngs = [generator("test", problem, str(i)) for i in range(count)]
-    return Batch(truth, described.observe(truth, rngs), np.random.default_rng(0), step)
+    return batch_of(truth, described.observe(truth, rngs), step)
 
 
 def loss_of(variant, networks, batch, **changes):
@@ -77,7 +76,7 @@ def test_red_is_the_power_of_the_noise_for_a_network_that_sees_nothing():
     levels = fixed_batch(count=4).levels()
     assert value.item() == pytest.approx(levels.square().mean().item(), rel=0.05)
     assert len(set(levels.flatten().tolist())) == 4 and 0 < levels.min() < levels.max() < LEVEL
-    many = Batch(torch.zeros(4000, 1, 1, 1), None, np.random.default_rng(0), 0).levels()
+    many = batch_of(torch.zeros(4000, 1, 1, 1), None).levels()
     assert many.square().mean().item() == pytest.approx((50 / 255) ** 2 / 3, rel=0.05)
 
 
@@ -88,7 +87,7 @@ def test_rg_by_hand(step):
     value, _ = loss_of("rg", networks, fixed_batch(step=step))
     batch = fixed_batch(step=step)
     level = batch.levels()
-    noisy = batch.truth + level * batch.normal()
+    noisy = batch.truth + level * batch.noise
     s = batch.levels() if step else level
     denoised = noisy - networks["denoiser"](noisy, s)
     regularizer = s**2 * 400 * networks["rg"](denoised) - (noisy - denoised)
@@ -106,7 +105,7 @@ def test_rg1_is_the_surrogate():
     path = Iterate(T.start(), batch.rng, 8)
     with torch.no_grad():
         fast.solve(T, iterations=8, tolerance=1e-3, watch=path)
-    e = probes(batch.truth, batch.observation.x0, batch.rng, path.x)
+    e = probes(batch.truth, batch.observation.x0, batch.rng, path.x, batch.noise)
     expected = surrogate(T, batch.truth, e)
     assert value.item() == expected.item() and log["error"] == pytest.approx(expected.exp().item())
 
@@ -178,7 +177,7 @@ def test_lost_images_are_left_out(kind):
     T = Unshrinkable(map_of(N, batch.observation))
     value, log = reconstruction_loss(T, batch, spec)
     assert log["lost"] == 0.5
-    first = Batch(batch.truth[:1], batch.observation[torch.tensor([0])], batch.rng, 0)
+    first = batch_of(batch.truth[:1], batch.observation[torch.tensor([0])])
     alone, log = reconstruction_loss(map_of(sound, first.observation), first, spec)
     assert log["lost"] == 0
     assert value.item() == pytest.approx(alone.item(), rel=1e-2, abs=1e-4)
@@ -235,7 +234,7 @@ def test_flat_images_without_noise_do_not_swamp_the_loss():
     described, truth = problem_of("sr2g"), torch.ones(2, 3, 32, 32)
     observation = described.observe(truth, [generator("a", "b", "c")] * 2)
     assert (observation.x0 - truth).abs().max() < 1e-5
-    batch = Batch(truth, observation, np.random.default_rng(0), 0)
+    batch = batch_of(truth, observation)
     off = 3 / 255  # the equilibrium is x̂ + off, as what N leaves is left by the data too
     value, log = loss_of("deqgd", {"rg": lambda x: x - truth - off}, batch)
     assert log["lost"] == 0

@@ -14,5 +14,5 @@ DENOISER = "rg"  # blind
 def loss(networks: nn.ModuleDict, batch: Batch, spec: ModelSpec) -> tuple[Tensor, dict]:
     """E‖N(x̂ + e) - e‖², e white noise of level U(0, 50/255) (docs/method.md, eq. 27)."""
     del spec
-    e = batch.levels() * batch.normal()
+    e = batch.levels() * batch.noise
     return (networks["rg"](batch.truth + e) - e).square().mean(), {}

@@ -26,5 +26,5 @@ def loss(networks: nn.ModuleDict, batch: Batch, spec: ModelSpec) -> tuple[Tensor
     error, log = reconstruction_loss(T, batch, spec.equilibrium, watch=path)
     e = probes(batch.truth, batch.observation.x0, batch.rng, path.x, batch.noise)
     bound = surrogate(T, batch.truth, e)
-    log["bound"] = bound.item()
+    log["bound"] = bound.detach()
     return spec.parameters["beta"] * bound + (0 if error is None else error), log

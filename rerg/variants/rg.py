@@ -21,7 +21,7 @@ def loss(networks: nn.ModuleDict, batch: Batch, spec: ModelSpec) -> tuple[Tensor
     D(u, s) = u - N_D(u, s) and R = scale · N (docs/method.md, eq. 28).
     """
     level = batch.levels()
-    noisy = batch.truth + level * batch.normal()
+    noisy = batch.truth + level * batch.noise
     delta = 1 - batch.step % 2
     told = level if delta else batch.levels()
     residual = networks["denoiser"](noisy, told)

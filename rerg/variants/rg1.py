@@ -26,4 +26,4 @@ def loss(networks: nn.ModuleDict, batch: Batch, spec: ModelSpec) -> tuple[Tensor
         fast.solve(T, iterations=STEPS, tolerance=tolerance, watch=path)
     e = probes(batch.truth, batch.observation.x0, batch.rng, path.x, batch.noise)
     bound = surrogate(T, batch.truth, e)
-    return bound, {"error": bound.exp().item()}
+    return bound, {"error": bound.detach().exp()}
