@@ -32,6 +32,7 @@ configfile: str(DEFAULTS)
 with ending_in_a_line():
     files = [*workflow.configfiles, *workflow.overwrite_configfiles]
     run = Run(config, ROOT, *files, workflow.config_settings.config)
+    config.update(run.config)  # with the numbers of --config, for the scripts
     read_claims(
         ROOT / "config/claims.yaml",
         ROOT / "workflow/schemas/claims.schema.yaml",

@@ -157,6 +157,21 @@ def test_edited_code_reruns_what_uses_it(finished, module, rerun, kept):
         assert listed["tune"] == listed["restore"] == 1
 
 
+def test_what_changes_no_weights_trains_nothing_anew(finished):
+    settings = ("training={log_every: 3, checkpoint_every: 9}", "tuning={tolerance: 0.01}")
+    listed = jobs(snakemake(finished, "-n", "--config", *settings))
+    assert "tune" in listed and "train" not in listed
+    assert "train" in jobs(snakemake(finished, "-n", "--config", "training={batch: 3}"))
+
+
+def test_a_training_takes_its_settings_from_the_command(finished):
+    settings = ("run=other", "training={log_every: 7}")
+    curve = Path("results/other/models/0/red.training.csv")
+    done = snakemake(finished, "--cores", "1", str(curve), "--config", *settings)
+    assert done.returncode == 0, done.stderr
+    assert pd.read_csv(finished / curve)["step"][:2].tolist() == [7, 14]
+
+
 def test_trials_of_other_code_are_made_anew(finished, tmp_path):
     folder, table = tmp_path / "edited", RUN / "tuning/all/wiener.csv"
     shutil.copytree(finished, folder)

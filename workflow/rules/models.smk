@@ -67,13 +67,6 @@ rule train:
     params:
         spec=spec_of_variant,
         device=run.config["device"],
-        training={k: TRAINING[k] for k in ("launch", "log_every", "checkpoint_every")},
-        validation={
-            key: run.config["tuning"][key]
-            for key in ("images", "iterations", "tolerance")
-        },
-        processes=TRAINING["processes"],
-        nodes=NODES,
         code=code_of_training,
     script:
         "../scripts/train.py"

@@ -10,13 +10,16 @@ from rerg.models import Model, save
 from rerg.parallel import spread
 from rerg.script import checkpoint_of, logged
 from rerg.training import TrainingJob, train_job
-from rerg.validation import Validation, destroyed, gains, last_fifth
+from rerg.validation import CHECKED, Validation, destroyed, gains, last_fifth
 
 log = logging.getLogger(__name__)
 
 with logged(snakemake.log[0]):
     params, source, output = snakemake.params, snakemake.input, snakemake.output
-    claim(params.device, params.processes)
+    # Read here, not given by params: what changes no weights must not make them stale.
+    settings = snakemake.config["training"]
+    processes, nodes = settings["processes"], settings["nodes"]
+    claim(params.device, processes)
     kernels = {Path(path).stem: path for path in source.kernels}
     job = TrainingJob(
         spec=params.spec,
@@ -28,19 +31,18 @@ with logged(snakemake.log[0]):
         device=params.device,
         threads=snakemake.threads,
         log=snakemake.log[0],
-        **params.training,
+        **{key: settings[key] for key in ("launch", "log_every", "checkpoint_every")},
     )
-    if params.processes * params.nodes > 1:
+    if processes * nodes > 1:
         # They spend the budget, and what follows reads their last checkpoint.
-        spread(job, params.processes, params.nodes)
+        spread(job, processes, nodes)
     networks, rows = train_job(job)
     pd.DataFrame(rows).to_csv(output.curve, index=False, float_format="%.6g")
     paths = {Path(path).stem: path for path in source.validation}
-    validation = Validation(paths, params.validation["images"], kernels, params.device)
-    options = {key: params.validation[key] for key in ("iterations", "tolerance")}
+    validation = Validation(paths, CHECKED, kernels, params.device)
     model = Model(networks.requires_grad_(False), params.spec, {})
     model.compute_in("float32")
-    gained = gains(model, validation, params.spec.problems, params.spec.crop, options)
+    gained = gains(model, validation, params.spec.problems, params.spec.crop)
     reason = destroyed(rows, networks, gained)
     if reason:
         log.warning(
