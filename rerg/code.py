@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent
 # Constants that tables and figures alone use; their rules have them.
-SHOWN = ("LABEL", "COLOR", "LINE", "MARKER")
+SHOWN = ("LABEL", "COLOR", "LINE", "MARKER", "DESCENT")
 
 
 def _path(module: str) -> Path | None:

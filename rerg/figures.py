@@ -4,7 +4,6 @@ A method has one colour, that of its variant, and a solver one line and marker (
 """
 
 import functools
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,20 +13,20 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from scipy.ndimage import uniform_filter
 
-from rerg.config import InputError
 from rerg.labels import (
-    FAST,
     INITIAL,
     OTHER,
     TRUTH,
     color_of,
     color_of_variant,
+    descends,
     in_order,
     labels_of,
     line_of_solver,
@@ -39,6 +38,7 @@ from rerg.metrics import psnr
 from rerg.scores import read_trace
 from rerg.statistics import Evidence
 from rerg.tables import DESTROYED, shown_methods
+from rerg.trials import read_table
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 logging.getLogger("fontTools").setLevel(logging.WARNING)
 
 WIDTH, COLUMN = 7.0, 3.4  # inches: the page and one of its two columns
+FAST = "fast"  # σ is tuned with this solver, whose curves need no name
 
 STYLE = {
     **sns.axes_style("ticks"),
@@ -167,6 +168,22 @@ def mean_trace(cells: Sequence[str]) -> np.ndarray:
     return np.column_stack([grid, np.mean(curves, axis=0)])
 
 
+def _panels(
+    count: int, columns: int, height: float, rest: float, **shared: bool
+) -> tuple[Figure, list[Axes]]:
+    """A page-wide figure of so many panels, in rows of at most `columns`.
+
+    height: inches of a row; rest: of what stands beside them; shared: `sharex`, `sharey`.
+    """
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(WIDTH, height * rows + rest), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **shared).flat
+    for ax in axes[count:]:
+        ax.remove()
+    return figure, list(axes[:count])
+
+
 def _traces(evidence: Evidence, problem: str) -> dict[str, list[str]]:
     """Method to the traces of all its images and seeds on a problem, where none is missing."""
     traces = {}
@@ -190,7 +207,7 @@ def iterations(evidence: Evidence, problem: str, problems: Mapping[str, Mapping]
     traces = {
         name: cells
         for name, cells in _traces(evidence, problem).items()
-        if entries.get(name, {}).get("solver", FAST) != FAST
+        if descends(entries.get(name, {}).get("solver", ""))
     }
     if not traces:
         return absent(f"no method was run by GD on {problem} with a trace")
@@ -303,14 +320,9 @@ def bound(evidence: Evidence) -> Figure:
         return absent("no restoration comes with a bound")
     shown = measured[["error", "bound"]].astype("float64")
     limits = [0.7 * shown.min().min(), 1.4 * shown.max().max()]
-    count = min(3, len(names))
-    lines = math.ceil(len(names) / count)
-    figure = Figure(figsize=(WIDTH, 2.2 * lines + 0.2), layout="constrained")
-    axes = figure.subplots(lines, count, sharex=True, sharey=True, squeeze=False)
-    for ax in axes.flat[len(names) :]:
-        ax.remove()
+    figure, axes = _panels(len(names), 3, 2.2, 0.2, sharex=True, sharey=True)
     labels = labels_of(evidence.entries)
-    for ax, name in zip(axes.flat, names, strict=False):
+    for ax, name in zip(axes, names, strict=True):
         points = measured[measured["method"] == name]
         ax.scatter(
             points["error"],
@@ -345,44 +357,9 @@ def read_curve(path: Path) -> pd.DataFrame:
 
     Raises InputError, one line, where it is no CSV table, has no row or lacks a column.
     """
-    table = _read(path, ("evaluations", "loss"))
+    table = read_table(path, ("evaluations", "loss"))
     numbers = [name for name in ("evaluations", "loss", "lost") if name in table]
     return table[numbers].apply(pd.to_numeric, errors="coerce")
-
-
-def read_trials(path: Path) -> pd.DataFrame:
-    """A table of trials: `problem` as text, `parameters` as mappings, `psnr` in dB or nan.
-
-    Raises InputError, one line, where it is no CSV table, has no row, lacks a column, or has
-    parameters that are no JSON mapping.
-    """
-    table = _read(path, ("problem", "parameters", "psnr"))
-    try:
-        parameters = [dict(json.loads(cell)) for cell in table["parameters"]]
-    except (ValueError, TypeError):
-        raise InputError(f"{path}: column 'parameters': expected JSON mappings") from None
-    return pd.DataFrame(
-        {
-            "problem": table["problem"],
-            "parameters": parameters,
-            "psnr": pd.to_numeric(table["psnr"], errors="coerce"),
-        }
-    )
-
-
-def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A CSV table as text: a problem may be called 50, 1e3 or NA."""
-    try:
-        table = pd.read_csv(path, dtype="str", keep_default_na=False, encoding="utf-8")
-    except (OSError, ValueError) as error:  # pandas' own errors of parsing are ValueErrors
-        reason = str(error).strip().splitlines()
-        raise InputError(f"{path}: not a CSV table ({reason[0] if reason else error!r})") from None
-    for column in columns:
-        if column not in table:
-            raise InputError(f"{path}: column '{column}' is missing")
-    if table.empty:
-        raise InputError(f"{path}: the table has no rows")
-    return table
 
 
 @_styled
@@ -399,12 +376,8 @@ def training(
         return absent("no variant was trained")
     order = [entry["variant"] for entry in methods.values() if "variant" in entry]
     names = in_order({variant for variant, _ in curves}, list(dict.fromkeys(order)))
-    columns = 4
-    rows = math.ceil((len(names) + 1) / columns)
-    figure = Figure(figsize=(WIDTH, 1.6 * rows + 0.3), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    share = axes[len(names)]
-    for ax, name in zip(axes, names, strict=False):
+    figure, (*axes, share) = _panels(len(names) + 1, 4, 1.6, 0.3)
+    for ax, name in zip(axes, names, strict=True):
         color, ends = color_of_variant(name), []
         of_seeds = [curve for (variant, _), curve in curves.items() if variant == name]
         for curve in of_seeds:
@@ -424,8 +397,6 @@ def training(
             ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
         ax.set_title(f"{variant_label(name)}, loss")
     share.set(ylim=(-3, 103), title="fixed points found (%)")
-    for ax in axes[len(names) + 1 :]:
-        ax.remove()
     figure.supxlabel("network evaluations (thousands)", fontsize=8)
     return figure
 
@@ -450,11 +421,8 @@ def evaluations(evidence: Evidence, problems: Mapping[str, Mapping]) -> Figure:
 
     compared = [p for p, t in traces.items() if len(set(map(variant_of, t))) < len(t)]
     names = compared or list(traces)
-    columns = min(4, len(names))
-    rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(WIDTH, 1.9 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
-    for ax, problem in zip(axes, names, strict=False):
+    figure, axes = _panels(len(names), 4, 1.9, 0.5, sharex=True)
+    for ax, problem in zip(axes, names, strict=True):
         for method, cells in traces[problem].items():
             trace = mean_trace(cells)
             trace = trace[trace[:, 0] > 0]
@@ -470,8 +438,6 @@ def evaluations(evidence: Evidence, problems: Mapping[str, Mapping]) -> Figure:
             )
         ax.set(xscale="log", title=short_names(problems).get(problem, problem))
         ax.xaxis.set_minor_formatter(NullFormatter())
-    for ax in axes[len(names) :]:
-        ax.remove()
 
     drawn = [method for problem in names for method in traces[problem]]
     handles = [
@@ -499,7 +465,7 @@ def tuning(
     """PSNR on the validation images over a tuned parameter, a panel per problem.
 
     ``tables`` maps what was tuned, a variant (its σ), a method (the step of its solver) or a
-    baseline, to its trials (`read_trials`); one that tunes several parameters is left to its table.
+    baseline, to its trials (`rerg.trials`); one that tunes several parameters is left to its table.
     The values are relative to the ``declared`` ones, 1 where there is none, so that all share an
     axis.
     """
@@ -514,14 +480,11 @@ def tuning(
     if not curves:
         return absent("nothing was tuned by one parameter")
     names = in_order(pd.concat(curves.values())["problem"], list(problems))
-    columns = min(4, len(names))
-    rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(WIDTH, 1.6 * rows + 0.8), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
+    figure, axes = _panels(len(names), 4, 1.6, 0.8, sharex=True)
     variant = {name: methods.get(name, {}).get("variant", name) for name in curves}
     solver = {name: methods.get(name, {}).get("solver", FAST) for name in curves}
     colors = {name: color_of_variant(variant[name]) for name in curves}
-    for ax, problem in zip(axes, names, strict=False):
+    for ax, problem in zip(axes, names, strict=True):
         bests = []
         for name, table in curves.items():
             line = table[(table["problem"] == problem) & table["psnr"].notna()]
@@ -552,8 +515,6 @@ def tuning(
         ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.tick_params(labelbottom=True)
-    for ax in axes[len(names) :]:
-        ax.remove()
     order = list(dict.fromkeys(entry.get("variant", name) for name, entry in methods.items()))
     handles = [
         Line2D([], [], color=color_of_variant(name), label=variant_label(name))

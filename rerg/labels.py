@@ -13,7 +13,6 @@ INITIAL, TRUTH = CONTROLS = ("initial", "truth")
 CONTROL_LABELS = {INITIAL: "initial image", TRUTH: "ground truth"}
 OTHER = "#555555"  # the colour of baselines and controls
 OTHER_LINE = ("-.", "D")  # line and marker of what has no solver of the registry
-FAST = "fast"  # the solver of the equilibrium; the others are descents
 
 
 def in_order(present: Iterable[str], order: Sequence[str]) -> list[str]:
@@ -55,6 +54,11 @@ def color_of_variant(name: str) -> str:
 def color_of(method: str, methods: Mapping[str, Mapping]) -> str:
     """A method has its variant's colour, whatever the solver."""
     return color_of_variant(methods.get(method, {}).get("variant", ""))
+
+
+def descends(name: str) -> bool:
+    """Whether a solver is a descent."""
+    return name in solvers() and solvers()[name].descent
 
 
 def line_of_solver(name: str) -> tuple[str, str]:

@@ -46,7 +46,8 @@ class Solver:
     """A procedure that restores with an RG, by the constants of `rerg/solvers/<name>.py`.
 
     label, line, marker: in tables and figures; options: what the config must give, key to its type
-    ("count" or "positive"); tuned: that of them which is chosen by problem on validation images.
+    ("count" or "positive"); tuned: that of them which is chosen by problem on validation images;
+    descent: whether it is a descent, whose iterates the paper's figure of PSNR shows.
     """
 
     label: str
@@ -54,6 +55,7 @@ class Solver:
     marker: str
     options: Mapping[str, str]
     tuned: str = ""
+    descent: bool = False
 
 
 def _literals(path: Path) -> dict[str, Any]:

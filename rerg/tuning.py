@@ -1,9 +1,4 @@
-"""Choosing σ, a solver's step or a baseline's parameters on validation images, all trials kept.
-
-A table of trials has a row per (problem, parameters): the mean PSNR in dB over the images, the mean
-of the network evaluations where they are known, `key`, which stands for all that the trial depends
-on, and `failed`, the reason where there is no restoration.
-"""
+"""Choosing σ, a solver's step or a baseline's parameters on validation images, all trials kept."""
 
 import itertools
 import json
@@ -15,11 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-import pandas as pd
 from torch import Tensor
 from tqdm import tqdm
 
-from rerg.atomic import whole
 from rerg.baselines import FACTOR, Baseline, guarded
 from rerg.baselines import restore as restore_by
 from rerg.files import Restored
@@ -28,16 +21,14 @@ from rerg.models import Model
 from rerg.registry import solvers
 from rerg.restoration import restore
 from rerg.specs import ProblemSpec, digest
+from rerg.trials import Parameters, read_trials, write_trials
 from rerg.validation import Validation
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ["problem", "parameters", "psnr", "network_evaluations", "key", "failed"]
 STEPS = 4  # beyond the grid, at most
 STEP = "step_factor"  # the parameter by which the tuned option of a solver is multiplied
 GAIN = 0.02  # dB by which such a step must gain for another
-
-Parameters = dict[str, float]
 
 
 def search(
@@ -174,47 +165,22 @@ def tune(
     known = {}
     if path.exists():
         for row in read_trials(path).to_dict("records"):
-            known[row["problem"], row["key"], row["parameters"]] = row
+            known[row["problem"], row["key"], json.dumps(row["parameters"])] = row
     rows = []
     for spec in tqdm(problems, "tuning", unit="problem", disable=None):
         problem, key = spec.name, digest([about(spec), asdict(spec)])[:16]
 
         def evaluate(parameters: Parameters, spec=spec, key=key) -> float:
-            which = (spec.name, key, json.dumps(parameters))
-            row = known.get(which)
+            row = known.get((spec.name, key, json.dumps(parameters)))
             if row is None:
-                row = dict(zip(("problem", "key", "parameters"), which, strict=True))
+                row = {"problem": spec.name, "key": key, "parameters": parameters}
                 row |= trial(spec, parameters)
             rows.append(row)
             return row.get("psnr", math.nan)
 
         trials = search(grid, rounds, evaluate)
-        best, quality = max(trials, key=lambda pair: _comparable(pair[1]))
-        log.info("%s: %s, %.2f dB", problem, best, quality)
+        chosen, quality = max(trials, key=lambda pair: _comparable(pair[1]))
+        log.info("%s: %s, %.2f dB", problem, chosen, quality)
         for name in on_edge(trials):
-            log.warning("%s: %s: the best value, %g, is on the edge", problem, name, best[name])
-        _write(rows, path)
-
-
-def read_trials(path: Path) -> pd.DataFrame:
-    """A table of trials; names are text, whatever they look like."""
-    text = dict.fromkeys(("problem", "parameters", "key", "failed"), str)
-    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"psnr": [""]}).assign(
-        network_evaluations=lambda t: pd.to_numeric(t["network_evaluations"])
-    )
-
-
-def _write(rows: list[dict], path: Path) -> None:
-    table = pd.DataFrame(rows).reindex(columns=COLUMNS)
-    with whole(path) as unfinished:
-        table.to_csv(unfinished, index=False, float_format="%.6g", lineterminator="\n")
-
-
-def best(path: Path, problem: str) -> Parameters:
-    """The parameters of a problem's best trial; none where every trial failed."""
-    table = read_trials(path)
-    table = table[(table["problem"] == problem) & table["psnr"].notna()]
-    if table.empty:
-        log.warning("%s: %s: no trial succeeded; the declared parameters are used", path, problem)
-        return {}
-    return json.loads(table.loc[table["psnr"].idxmax(), "parameters"])
+            log.warning("%s: %s: the best value, %g, is on the edge", problem, name, chosen[name])
+        write_trials(rows, path)

@@ -15,6 +15,7 @@ from rerg import figures, labels
 from rerg.config import InputError
 from rerg.registry import variants
 from rerg.statistics import Evidence
+from rerg.trials import read_trials
 
 COLORS = {name: variant.color for name, variant in variants().items()}
 RGS = [name for name, variant in variants().items() if variant.regularizing_gradient]
@@ -201,7 +202,7 @@ def test_tables_of_trials_and_curves_are_read_as_text(tmp_path):
     table = pd.DataFrame(rows, columns=["problem", "parameters", "psnr"])
     table.loc[2, "psnr"] = ""
     table.to_csv(path, index=False)
-    read = figures.read_trials(path)
+    read = read_trials(path)
     assert read["problem"].tolist() == ["50", "1e3", "NA"]
     assert read["parameters"].tolist() == [{"sigma_factor": 1}] * 3
     assert read["psnr"].tolist()[:2] == [30.5, 30.5] and np.isnan(read["psnr"][2])
@@ -218,7 +219,7 @@ def test_tables_of_trials_and_curves_are_read_as_text(tmp_path):
     ):
         path.write_text(content)
         with pytest.raises(InputError) as error:
-            figures.read_trials(path)
+            read_trials(path)
         assert message in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(InputError, match="column 'loss' is missing"):
         curve.write_text("evaluations\n1\n")

@@ -11,15 +11,14 @@ from conftest import clean_images, problem_of, spec_of, write_images
 from rerg.baselines import Baseline, restore
 from rerg.models import Model
 from rerg.problems import generator
+from rerg.trials import best, read_trials
 from rerg.tuning import (
     GAIN,
     STEPS,
     Validation,
     baseline_trial,
-    best,
     model_trial,
     on_edge,
-    read_trials,
     scaled_options,
     search,
     summary,
@@ -128,7 +127,7 @@ def test_the_factor_multiplies_sigma_and_the_summary_is_the_mean_psnr():
         seen.append(sigma)
         return x0
 
-    baseline = Baseline(function, {"sigma_factor": 2.0}, None, 60)
+    baseline = Baseline(function, {"sigma_factor": 2.0}, None)
     restored = restore(baseline, observations, {"sigma_factor": 0.5})
     assert seen == [0.5 * 25 / 255] * 2
     row = summary(restored, {i: x[0] for i, x in truth.items()})
@@ -192,14 +191,14 @@ def test_the_step_factor_multiplies_what_a_solver_tunes():
 
 def test_gains_are_over_images_of_all_sizes(trained, tmp_path):
     """Also where some are smaller than the crop."""
-    options, found = {"iterations": 5, "tolerance": 1e-3}, []
+    found = []
     model = Model(trained.requires_grad_(False), spec_of("red", 400), {})
     for name, size in (("a", 24), ("b", 32)):
         write_images(tmp_path / f"{name}.h5", clean_images(1, size, size, 3))
         alone = Validation({name: tmp_path / f"{name}.h5"}, 1, {}, "cpu")
-        found.append(gains(model, alone, [DEN25], 40, options)["den25"])
+        found.append(gains(model, alone, [DEN25], 40)["den25"])
     paths = {name: tmp_path / f"{name}.h5" for name in "ab"}
-    both = gains(model, Validation(paths, 2, {}, "cpu"), [DEN25], 40, options)["den25"]
+    both = gains(model, Validation(paths, 2, {}, "cpu"), [DEN25], 40)["den25"]
     assert both == pytest.approx(np.mean(found), abs=1e-4)
 
 
@@ -209,7 +208,7 @@ def test_a_trial_of_a_baseline_that_fails_is_a_row(validation):
             raise ValueError("too far")
         return x0 + shift
 
-    trial = baseline_trial(lambda: Baseline(function, {"shift": 0}, None, 60), validation, 60, 4)
+    trial = baseline_trial(lambda: Baseline(function, {"shift": 0}, None), validation, 60, 4)
     assert trial(DEN25, {"shift": 2.0}) == {"failed": "ValueError: too far"}
     near, far = (trial(DEN25, {"shift": shift})["psnr"] for shift in (0.0, 0.5))
     assert near == pytest.approx(-20 * math.log10(25 / 255), abs=0.3) and far < 7

@@ -12,6 +12,7 @@ LINE = ":"
 MARKER = "^"
 OPTIONS = {"iterations": "count", "learning_rate": "positive"}
 TUNED = "learning_rate"
+DESCENT = True
 
 MAP = GradientDescent
 

@@ -7,6 +7,7 @@ LABEL = "GD"
 LINE = "--"
 MARKER = "s"
 OPTIONS = {"iterations": "count", "tolerance": "positive"}
+DESCENT = True
 
 MAP = GradientDescent
 

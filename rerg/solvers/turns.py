@@ -12,7 +12,7 @@ from rerg.solvers import fast
 
 LABEL = "8 turns"
 LINE = "-."
-MARKER = "D"
+MARKER = "v"
 OPTIONS = {"iterations": "count", "tolerance": "positive"}
 
 MAP = ProximalGradient

@@ -40,6 +40,7 @@ rule tune:
         options=options_of_tuned,
         batch=RESTORATION["batch"],
         precisions=RESTORATION["precision"],
+        launch=RESTORATION["launch"],
         device=run.config["device"],
         code=code_of_tuning,
     script:

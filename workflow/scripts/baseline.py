@@ -9,7 +9,7 @@ from rerg.devices import claim, set_up_cpu
 from rerg.files import Restored, read_observed, write_restored
 from rerg.problems import from_arrays
 from rerg.script import logged
-from rerg.tuning import best
+from rerg.trials import best
 
 log = logging.getLogger(__name__)
 params, source = snakemake.params, snakemake.input

@@ -13,7 +13,8 @@ from rerg.networks import launch
 from rerg.problems import from_arrays
 from rerg.restoration import restore
 from rerg.script import checkpoint_of, logged
-from rerg.tuning import best, scaled_options
+from rerg.trials import best
+from rerg.tuning import scaled_options
 
 with logged(snakemake.log[0]):
     set_up_cpu(snakemake.threads)

@@ -1,4 +1,4 @@
-"""Tune σ of one variant, or what one baseline declares, on the validation images."""
+"""Tune σ of one variant, the step of its solver, or what one baseline declares."""
 
 from functools import partial
 from pathlib import Path
@@ -7,8 +7,10 @@ from rerg.baselines import FACTOR, load_baseline
 from rerg.devices import claim, set_up_cpu
 from rerg.downloads import sha256_of
 from rerg.models import load_model
+from rerg.networks import launch
 from rerg.script import logged
-from rerg.tuning import STEP, Validation, baseline_trial, best, model_trial, tune
+from rerg.trials import best
+from rerg.tuning import STEP, Validation, baseline_trial, model_trial, tune
 
 with logged(snakemake.log[0]):
     set_up_cpu(snakemake.threads)
@@ -24,6 +26,7 @@ with logged(snakemake.log[0]):
     )
     if "variant" in settings:
         model = load_model(weights, device=params.device)
+        launch(model.networks, params.launch)
         if source.sigma:
             grid = {STEP: tuning["step_factors"]}
             found = {spec.name: best(Path(source.sigma[0]), spec.name) for spec in params.problems}

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from rerg.figures import read_trials, save_figure, tuning
+from rerg.figures import save_figure, tuning
 from rerg.script import logged
+from rerg.trials import read_trials
 
 with logged(snakemake.log[0]):
     params = snakemake.params
