@@ -191,7 +191,6 @@ def restore(given: argparse.Namespace) -> int:
             photo = read_photo(path)
             check_suffix(out, photo)
             x, report = restorer(photo.x)
-            out.parent.mkdir(parents=True, exist_ok=True)
             write_photo(out, photo.restored(x))
             bar.write(f"{out}: {report}")
         except (InputError, OSError) as error:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import h5py
 import numpy as np
 import scipy.io
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from rerg.atomic import whole
@@ -27,6 +27,7 @@ from rerg.config import InputError
 from rerg.datasets import image_ids, read_digests
 from rerg.downloads import cache_folder, download, expand, sha256_of, unpack
 from rerg.kernels import check_holds, normalized
+from rerg.pictures import opened
 from rerg.specs import ProblemSpec
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CONNECTIONS = 8
-LARGEST = 2**30  # pixels of an image, each of which takes 7 bytes of memory while it is read
-Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is for uploads by strangers; LARGEST is ours
 HIDDEN = re.compile(r"\..*|thumbs\.db|ehthumbs\.db|desktop\.ini|@eadir", re.IGNORECASE)
 
 
@@ -171,22 +170,13 @@ def read_rgb(path: Path) -> np.ndarray:
     """The pixels of an image file, uint8 (H, W, 3), upright: turned as its EXIF orientation says.
 
     Raises InputError where the file is missing, no image, damaged, not RGB with 8 bits, where it
-    has several frames or more than 2³⁰ pixels.
+    has several pictures or more than 2³⁰ pixels.
     """
     try:
-        with Image.open(path) as image:
-            # Pillow calls an RGB image of 16 bits "RGB" as well; its decoder's arguments tell.
-            deep = any(";16" in str(tile.args) for tile in image.tile)
+        with opened(path) as (image, deep):
             if image.mode != "RGB" or deep:
-                found = "16 bits" if deep or "16" in image.mode else f"mode {image.mode}"
+                found = "16 bits" if deep else f"mode {image.mode}"
                 raise InputError(f"{path}: expected an RGB image of 8 bits, found {found}")
-            if (frames := getattr(image, "n_frames", 1)) > 1:
-                raise InputError(f"{path}: expected one frame, found {frames}")
-            if image.width * image.height > LARGEST:
-                raise InputError(
-                    f"{path}: expected at most {LARGEST} pixels, "
-                    f"found {image.height} x {image.width}"
-                )
             ImageOps.exif_transpose(image, in_place=True)
             return np.array(image)
     except InputError:
@@ -440,16 +430,14 @@ class Crops:
         return np.rot90(crop[:, ::-1] if mirrored else crop, quarters)
 
 
-def prefetch(
-    load: Callable[[int], T], keys: Iterable[int], threads: int = 1, depth: int = 2
-) -> Iterator[T]:
-    """load(key) for each key, in order, up to `depth` ahead for each of the background threads.
+def prefetch(load: Callable[[int], T], keys: Iterable[int], threads: int = 1) -> Iterator[T]:
+    """load(key) for each key, in order, up to two ahead for each of the background threads.
 
     An error of `load` is raised where its item is asked for.
     """
     keys = iter(keys)
     with ThreadPoolExecutor(threads) as pool:
-        ahead = deque(pool.submit(load, key) for key in islice(keys, depth * threads))
+        ahead = deque(pool.submit(load, key) for key in islice(keys, 2 * threads))
         while ahead:
             item = ahead.popleft().result()
             ahead.extend(pool.submit(load, key) for key in islice(keys, 1))

@@ -1,5 +1,6 @@
 """Photographs as a user has them: read upright as floats, written with their depth and alpha."""
 
+import io
 import struct
 import warnings
 import zlib
@@ -12,7 +13,10 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from rerg.atomic import whole
 from rerg.config import InputError
+from rerg.kernels import normalized
+from rerg.pictures import opened
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 WITHOUT_ALPHA = (".jpg", ".jpeg", ".bmp")
@@ -51,12 +55,8 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def _pixels(path: Path) -> tuple[np.ndarray, int, bytes]:
     """Pixels (H, W, channels) as they are stored but upright, bits and ICC profile."""
-    with Image.open(path) as image:
-        if (frames := getattr(image, "n_frames", 1)) > 1:
-            raise InputError(f"{path}: expected one picture, found {frames}")
+    with opened(path) as (image, deep):
         profile = image.info.get("icc_profile") or b""
-        # Pillow calls a colour image of 16 bits "RGB" as well; its decoder's arguments tell.
-        deep = "16" in image.mode or any(";16" in str(tile.args) for tile in image.tile)
         if deep:
             orientation = image.getexif().get(ORIENTATION, 1)
             return _upright(_deep_pixels(path), orientation), 16, profile
@@ -96,9 +96,9 @@ def read_photo(path: Path) -> Photo:
         raise InputError(
             f"{path}: expected a picture ({', '.join(SUFFIXES)}), found none"
         ) from None
-    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read: {reason}") from None
     x = torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, 0).float() / (2**bits - 1)
@@ -125,35 +125,41 @@ def check_suffix(path: Path, photo: Photo) -> None:
 def write_photo(path: Path, photo: Photo) -> None:
     """Write a photograph, clipped to [0, 1], whole or not at all.
 
-    Depth is kept in PNG and TIFF, 8 bits elsewhere. Raises InputError as `check_suffix` does.
+    Depth is kept in PNG and TIFF, 8 bits elsewhere. Raises InputError as `check_suffix` does, and
+    where the format does not hold so large a picture, or the file cannot be written.
     """
     check_suffix(path, photo)
-    suffix = path.suffix.lower()
+    try:
+        content = _encoded(path.suffix.lower(), photo)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be written: {error}") from None
+    with whole(path) as unfinished:
+        unfinished.write_bytes(content)
+
+
+def _encoded(suffix: str, photo: Photo) -> bytes:
+    """The content of a photograph's file."""
     deep = photo.bits == 16 and suffix in DEEP
     x = torch.cat([photo.x, *([] if photo.alpha is None else [photo.alpha])]).cpu().clamp(0, 1)
     levels = (x * (65535 if deep else 255)).round().movedim(0, -1)
     pixels = levels.numpy().astype(np.uint16 if deep else np.uint8)
     pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    unfinished = path.with_name(f".{path.name}.partial{suffix}")
-    try:
-        if not deep:
-            options = {"quality": 95} if suffix in (".jpg", ".jpeg", ".webp") else {}
-            options |= {"icc_profile": photo.profile} if photo.profile else {}
-            Image.fromarray(pixels).save(unfinished, **options)
-        elif suffix == ".png":
-            unfinished.write_bytes(_deep_png(pixels, photo.profile))
-        else:
-            from tifffile import imwrite
+    if deep and suffix == ".png":
+        return _deep_png(pixels, photo.profile)
+    file = io.BytesIO()
+    if deep:
+        from tifffile import imwrite
 
-            # Said, as it takes two channels for pages where it has to guess.
-            layout = {"photometric": "minisblack" if x.shape[0] < 3 else "rgb"}
-            layout |= {"planarconfig": "contig"} if pixels.ndim == 3 else {}
-            imwrite(unfinished, pixels, iccprofile=photo.profile or None, **layout)
-        unfinished.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+        # Said, as it takes two channels for pages where it has to guess.
+        layout = {"photometric": "minisblack" if x.shape[0] < 3 else "rgb"}
+        layout |= {"planarconfig": "contig"} if pixels.ndim == 3 else {}
+        imwrite(file, pixels, iccprofile=photo.profile or None, **layout)
+    else:
+        options = {"quality": 95} if suffix in (".jpg", ".jpeg", ".webp") else {}
+        options |= {"icc_profile": photo.profile} if photo.profile else {}
+        kind = Image.registered_extensions()[suffix]
+        Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
 
 
 def _deep_png(pixels: np.ndarray, profile: bytes) -> bytes:
@@ -186,20 +192,20 @@ def read_kernel(path: Path) -> np.ndarray:
     """
     try:
         if path.suffix.lower() == ".npy":
-            h = np.load(path, allow_pickle=False)
+            h = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
         elif path.suffix.lower() in SUFFIXES:
             h = read_photo(path).x.double().mean(0).numpy()
         else:
             h = np.loadtxt(path, ndmin=2)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except InputError:
+        raise
     except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path}: expected a kernel: {str(error).splitlines()[0]}") from None
-    if h.ndim != 2 or h.dtype.kind not in "fiu" or not np.isfinite(h).all() or h.sum() <= 0:
-        raise InputError(f"{path}: expected a matrix of finite numbers of a positive sum")
-    return h.astype(np.float64) / h.sum()
+    if h.dtype.kind not in "fiu":
+        raise InputError(f"{path}: expected a matrix of real numbers, found {h.dtype}")
+    return normalized(h.astype(np.float64), str(path))
 
 
 def read_mask(path: Path) -> np.ndarray:

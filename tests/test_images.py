@@ -281,10 +281,10 @@ def png_of(path, width, height, bits, rows):
         ("grey16", "expected an RGB image of 8 bits, found 16 bits"),
         ("rgb16", "expected an RGB image of 8 bits, found 16 bits"),
         ("small", "zbad: expected at least 32 x 32 pixels, for a .*crop.*; found 40 x 31"),
-        ("frames-png", "expected one frame, found 3"),
-        ("frames-tiff", "expected one frame, found 3"),
-        ("frames-webp", "expected one frame, found 3"),
-        ("frames-mpo", "expected one frame, found 3"),
+        ("frames-png", "expected one picture, found 3"),
+        ("frames-tiff", "expected one picture, found 3"),
+        ("frames-webp", "expected one picture, found 3"),
+        ("frames-mpo", "expected one picture, found 3"),
         ("huge", "expected at most 1073741824 pixels, found 30000 x 60000"),
         ("link", "a broken link to nowhere.png"),
         ("loop", "a broken link to zbad.png"),
@@ -811,7 +811,7 @@ def test_prefetch_is_bounded_and_raises_where_the_item_is_asked_for():
             raise InputError("image 3")
         return key
 
-    items = prefetch(load, range(100), depth=2)
+    items = prefetch(load, range(100))
     assert next(items) == 0
     time.sleep(0.1)
     assert loaded == [0, 1, 2]

@@ -1,5 +1,8 @@
 """Photographs: what is read, kept and written, against Pillow's and skimage's own reading."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -84,12 +87,17 @@ def test_faults_are_a_line_and_nothing_is_left(tmp_path):
     frames = [Image.fromarray(pixels(4, 4)) for _ in range(2)]
     frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
     Image.fromarray(RNG.random((4, 4), np.float32)).save(tmp_path / "float.tif")
+    head = b"IHDR" + struct.pack(">IIBBBBB", 60000, 30000, 8, 2, 0, 0, 0)
+    (tmp_path / "huge.png").write_bytes(
+        whole[:12] + head + struct.pack(">I", zlib.crc32(head)) + whole[33:]
+    )
     for name, fault in [
         ("none.png", "no such file"),
         ("text.png", "expected a picture"),
         ("cut.png", "cannot be read: "),
         ("two.gif", "expected one picture, found 2"),
         ("float.tif", "expected 8 or 16 bits a channel, found mode F"),
+        ("huge.png", "expected at most 1073741824 pixels, found 30000 x 60000"),
     ]:
         with pytest.raises(InputError) as error:
             read_photo(tmp_path / name)
@@ -99,11 +107,15 @@ def test_faults_are_a_line_and_nothing_is_left(tmp_path):
     for name, fault in [
         ("a.jpg", "holds no transparency"),
         ("a.xyz", "expected a name that ends in"),
-        ("no/folder/a.png", "cannot be written: No such file"),
+        ("text.png/a.png", "cannot be written: "),
     ]:
         with pytest.raises(InputError, match=fault):
             write_photo(tmp_path / name, photo)
+    with pytest.raises(InputError, match=r"wide\.webp: cannot be written: "):
+        write_photo(tmp_path / "wide.webp", Photo(torch.zeros(1, 1, 16400)))
     assert not [file for file in tmp_path.iterdir() if "partial" in file.name]
+    write_photo(tmp_path / "new" / "a.png", photo)
+    assert (tmp_path / "new" / "a.png").exists()
 
 
 def test_kernels_and_masks(tmp_path):
@@ -117,10 +129,19 @@ def test_kernels_and_masks(tmp_path):
     np.testing.assert_allclose(read_kernel(tmp_path / "k.png"), grey / grey.sum(), rtol=1e-6)
     np.testing.assert_array_equal(read_mask(tmp_path / "k.png"), grey > 127)
     np.save(tmp_path / "k.npy", -h)
+    np.save(tmp_path / "cancelled.npy", np.array([[1e9, -1e9, 1.0]]))
+    np.save(tmp_path / "complex.npy", 1j * h)
+    with (tmp_path / "archive.npy").open("wb") as file:
+        np.savez(file, h=h)
+    (tmp_path / "damaged.npy").write_bytes((tmp_path / "archive.npy").read_bytes()[:40])
     (tmp_path / "bad.txt").write_text("1 2\nx\n")
     Image.fromarray(0 * grey).save(tmp_path / "black.png")
     for read, name, fault in [
-        (read_kernel, "k.npy", "expected a matrix of finite numbers of a positive sum"),
+        (read_kernel, "k.npy", "expected a kernel of finite values with a positive sum"),
+        (read_kernel, "cancelled.npy", "expected a kernel of finite values with a positive sum"),
+        (read_kernel, "complex.npy", "expected a matrix of real numbers, found complex128"),
+        (read_kernel, "archive.npy", "expected a kernel"),
+        (read_kernel, "damaged.npy", "expected a kernel"),
         (read_kernel, "bad.txt", "expected a kernel"),
         (read_kernel, "none.npy", "no such file"),
         (read_mask, "black.png", "expected white where pixels are known"),
