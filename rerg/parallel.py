@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 
 from rerg.config import InputError
 from rerg.group import Group
+from rerg.script import in_a_line, log_to
 from rerg.training import TrainingJob, train_job
 
 
@@ -100,13 +101,11 @@ def main() -> None:
     path = Path(sys.argv[1])
     content = json.loads(path.read_text(encoding="utf-8"))
     job, processes = TypeAdapter(TrainingJob).validate_python(content["job"]), content["processes"]
-    group = join(job.device, processes, content["nodes"])
-    if group.rank == 0:
-        logging.basicConfig(
-            format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, filename=job.log
-        )
-    threads = max(job.threads // processes, 1)
-    train_job(replace(job, device=group.device, threads=threads), group)
+    with in_a_line(job.log):
+        group = join(job.device, processes, content["nodes"])
+        log_to(job.log, logging.WARNING if group.rank else logging.INFO)
+        threads = max(job.threads // processes, 1)
+        train_job(replace(job, device=group.device, threads=threads), group)
 
 
 if __name__ == "__main__":

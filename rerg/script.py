@@ -9,6 +9,8 @@ from pathlib import Path
 
 from rerg.config import InputError
 
+log = logging.getLogger(__name__)
+
 
 def checkpoint_of(log: str, suffix: str = "") -> str:
     """Where a job keeps what it has done so far: `<results>/checkpoints/<stage>.<job>`.
@@ -23,30 +25,37 @@ def checkpoint_of(log: str, suffix: str = "") -> str:
 
 @contextmanager
 def logged(path: str) -> Iterator[None]:
-    """Write the log to a file, warnings to stderr as well; end with status 1 and a line on a fault.
+    """Write the log to a new file, warnings to stderr as well; faults as `in_a_line` tells them."""
+    Path(path).write_text("", encoding="utf-8")
+    log_to(path, logging.INFO)
+    with in_a_line(path):
+        yield
 
-    An InputError is its own line. Any other error is a fault of ours: its traceback goes to the
-    log, and the line says so.
-    """
+
+def log_to(path: str, level: int) -> None:
+    """Add the log of this process from a level on to a file, and its warnings to stderr."""
     screen = logging.StreamHandler()
     screen.setLevel(logging.WARNING)
-    Path(path).write_text("", encoding="utf-8")
-    file = logging.FileHandler(
-        path, encoding="utf-8"
-    )  # appends, as the processes of a training write to it too
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s",
-        level=logging.INFO,
-        handlers=[file, screen],
-    )
-    log = logging.getLogger(__name__)
+    file = logging.FileHandler(path, encoding="utf-8")  # appends: others may write to it too
+    form = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(format=form, level=level, handlers=[file, screen])
+
+
+@contextmanager
+def in_a_line(path: str) -> Iterator[None]:
+    """End with status 1 and a line of the log on a fault.
+
+    An InputError is its own line. Any other error is a fault of ours: its traceback goes to the
+    file of the log, and the line says so.
+    """
     try:
         yield
     except InputError as error:
         log.error("%s", error)
         sys.exit(1)
     except Exception as error:
-        file.stream.write(traceback.format_exc())
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(traceback.format_exc())
         reason = (str(error).strip().splitlines() or [""])[0]
         log.error("%s: %s (traceback in %s)", type(error).__name__, reason, path)
         sys.exit(1)

@@ -2,11 +2,12 @@
 
 import functools
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,18 @@ def test_sigterm_stops_two_processes_at_one_step(files, shared, tmp_path):
     assert resumed["step"] == unbroken["step"]
     for key, value in unbroken["networks"].items():
         assert torch.equal(value, resumed["networks"][key]), key
+
+
+def test_a_fault_of_the_processes_is_a_line_of_the_log(files, shared, tmp_path, capfd):
+    """Here the checkpoint of another code."""
+    job = job_of("rg", files, tmp_path)
+    shutil.copy(shared("rg").checkpoint, job.checkpoint)
+    with pytest.raises(SystemExit) as ended:
+        spread(replace(job, code="another"), 2)
+    assert ended.value.code  # the process that fails first ends the other
+    faults = [line for line in Path(job.log).read_text().splitlines() if " ERROR " in line]
+    assert faults and all(f"{job.checkpoint}: checkpoint of another config" in f for f in faults)
+    assert "Traceback" not in capfd.readouterr().err + Path(job.log).read_text()
 
 
 def test_several_nodes_are_slurms(files, tmp_path, monkeypatch):
