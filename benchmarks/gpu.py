@@ -10,6 +10,7 @@ H100 or H200. The machine needs torch and the wheels that README.md lists, and n
 """
 
 import argparse
+import gc
 import json
 import multiprocessing
 import statistics
@@ -22,6 +23,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -214,6 +216,21 @@ def graphs(bench: Bench) -> Found:
                "ratio": found["plain"] / found["graphs"]}  # fmt: skip
 
 
+def forget(bench: Bench) -> None:
+    """Give back what earlier parts held, so that a peak is that of what follows."""
+    gc.collect()
+    if bench.device != "cpu":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_mb(bench: Bench) -> float:
+    """Most memory since then: of the GPU all that torch reserved, that of graphs too."""
+    if bench.device == "cpu":
+        return peak_memory_mb("cpu")
+    return torch.cuda.max_memory_reserved() / 2**20
+
+
 def steps(bench: Bench) -> Found:
     """A training step of `deqgd` of 20 and 8 iterations against its own passes, and its memory."""
     for case in bench.cases:
@@ -221,8 +238,7 @@ def steps(bench: Bench) -> Found:
             networks = bench.model(case, precision).networks.requires_grad_(True)
             counts = {"iterations": 2, "backward_iterations": 1} if bench.quick else {}
             spec, batch = case.spec("deqgd", precision, **counts), bench.drawn(case)
-            if bench.device != "cpu":
-                torch.cuda.reset_peak_memory_stats()
+            forget(bench)
             step = step_and_passes(spec, networks, batch, 1 if bench.quick else 3)
             row = {
                 "what": "step",
@@ -234,18 +250,20 @@ def steps(bench: Bench) -> Found:
                 "passes_ms": 1e3 * step.passes,
                 "forward": step.forward,
                 "backward": step.backward,
-                "peak_mb": peak_memory_mb(bench.device),
+                "peak_mb": peak_mb(bench),
                 "ratio": step.seconds / step.passes,
                 "goal": case.goal,
             }
             yield row
             for way in ways(bench, precision)[1:]:
-                torch.cuda.reset_peak_memory_stats()
+                forget(bench)
                 launch(networks, way)
                 take = partial(take_step, spec, networks, optimizer_of(networks, 0.0), batch)
                 ms = bench.milliseconds(take, 1)
-                yield {**row, "launch": way, "ms": ms, "peak_mb": peak_memory_mb(bench.device),
+                yield {**row, "launch": way, "ms": ms, "peak_mb": peak_mb(bench),
                        "ratio": ms / row["passes_ms"]}  # fmt: skip
+                del take
+            del networks, batch
 
 
 def launches(bench: Bench) -> Found:
@@ -345,19 +363,28 @@ def waits(bench: Bench) -> Found:
     if bench.device == "cpu":
         return
     _, observation = tested(bench, "sr2")
-    T = bench.model(bench.cases[0]).restoring_map(observation, "fast")
-    solve = partial(load("solvers", "fast").solve, T, tolerance=0.0)
-    with torch.no_grad(), warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
+    case = bench.cases[0]
+    mtdeq = case.spec("mtdeq", "float32")
+    admm = build(mtdeq).to(bench.device).requires_grad_(False)  # with a noise map
+    for network in admm.values():
+        network.unet.m_tail.weight *= SHARE
+    for model in (bench.model(case), Model(admm, mtdeq, {})):
+        T = model.restoring_map(observation, "fast")
+        solve = partial(load("solvers", "fast").solve, T, tolerance=0.0)
         counts = []
+        solve(iterations=2)  # warms up
+        torch.cuda.set_sync_debug_mode("warn")  # says once that it is a prototype
         for iterations in (10, 30):
-            solve(iterations=iterations)
-            counts.append(len([w for w in seen if "synchroniz" in str(w.message)]))
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                taken = solve(iterations=iterations).evaluations.max().item()
+            waited = [w for w in seen if "called a synchronizing CUDA operation" in str(w.message)]
+            counts.append((taken, len(waited)))
         torch.cuda.set_sync_debug_mode("default")
-    # the second solve has twenty iterations more than the first
-    first, second = counts[0], counts[1] - counts[0]
-    yield {"what": "waits", "per_iteration": (second - first) / 20, "goal": "<= 1"}
+        (few, first), (many, second) = counts
+        per_iteration = (second - first) / (many - few) if many > few else None
+        yield {"what": "waits", "variant": model.spec.variant, "evaluations": many,
+               "per_iteration": per_iteration, "goal": "<= 1"}  # fmt: skip
 
 
 def feeding(bench: Bench) -> Found:
@@ -405,8 +432,16 @@ def feeding(bench: Bench) -> Found:
                "goal": ">= 0.9"}  # fmt: skip
 
 
+_ready: Any = None  # in each process of `side_by_side`: the barrier of all of them
+
+
+def _meet(barrier: Any) -> None:
+    global _ready
+    _ready = barrier
+
+
 def _steps_in(seconds: float, device: str, quick: bool) -> float:
-    """Steps of `deqgd` of the first network that one process makes in a second."""
+    """Steps of `deqgd` of the first network that one process makes in a second, beside others."""
     set_up_cpu(1)
     bench = Bench(device, quick, None)
     case = bench.cases[0]
@@ -414,6 +449,7 @@ def _steps_in(seconds: float, device: str, quick: bool) -> float:
     networks = bench.model(case, "tf32").networks.requires_grad_(True)
     optimizer = optimizer_of(networks, 0.0)
     take_step(spec, networks, optimizer, batch)
+    _ready.wait()
     began, made = time.perf_counter(), 0
     while made == 0 or time.perf_counter() - began < seconds:
         take_step(spec, networks, optimizer, batch)
@@ -425,7 +461,8 @@ def side_by_side(bench: Bench) -> Found:
     """Steps that processes make together on the one device, against one alone."""
     spawn, alone = multiprocessing.get_context("spawn"), 0.0
     for jobs in (1,) if bench.quick else (1, 4):
-        with ProcessPoolExecutor(jobs, spawn) as pool:
+        meeting = {"initializer": _meet, "initargs": (spawn.Barrier(jobs),)}
+        with ProcessPoolExecutor(jobs, spawn, **meeting) as pool:
             run = partial(pool.submit, _steps_in, 5 * bench.seconds, bench.device, bench.quick)
             made = sum(f.result() for f in [run() for _ in range(jobs)])
         alone = alone or made
