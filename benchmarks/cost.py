@@ -97,6 +97,9 @@ def main() -> None:
     parser.add_argument("--job-seconds", type=float, default=20)
     given = parser.parse_args()
     config = merged(read_yaml(ROOT / "config" / "config.yaml"), read_yaml(given.config))
+    datasets = [*config["datasets"]["test"], *config["datasets"]["validation"]]
+    if unknown := [name for name in datasets if name not in PIXELS]:
+        parser.error(f"{unknown[0]}: its size is not known here; expected {', '.join(PIXELS)}")
     run = Run(config, ROOT, str(given.config))
     speed = Speed(given.measured, config["network"]["channels"], config["network"]["blocks"])
     # At its limit a solve takes half of its passes in the first precision at most; the last is the

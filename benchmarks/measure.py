@@ -130,6 +130,28 @@ def millions(network: UNet) -> str:
     return f"{sum(p.numel() for p in network.parameters()) / 1e6:.2g} million weights"
 
 
+def photographs(folder: Path) -> dict[str, Tensor]:
+    """The images (3, H, W) in [0, 1] of a folder, by their names in order.
+
+    Raises InputError where it has none.
+    """
+    formats = (".png", ".jpg", ".bmp")
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in formats)
+    if not paths:
+        raise InputError(f"{folder}: no image; expected files png, jpg or bmp")
+    return {path.stem: as_tensor(read_rgb(path)) for path in paths}
+
+
+def centre(image: Tensor, size: int) -> Tensor:
+    """The centre of an image, which is mirrored at its borders where it is smaller."""
+    short = [max(size - side, 0) for side in image.shape[1:]]
+    if any(short):
+        padding = [(0, 0), *((s // 2, s - s // 2) for s in short)]
+        image = torch.from_numpy(np.pad(image.numpy(), padding, "symmetric"))
+    row, column = ((side - size) // 2 for side in image.shape[1:])
+    return image[:, row : row + size, column : column + size]
+
+
 @dataclass(frozen=True)
 class Workload:
     """What is measured on: an RG of a finished run, its trained problems, and images.
@@ -186,14 +208,7 @@ class Workload:
     @cached_property
     def photographs(self) -> dict[str, Tensor]:
         """Whole images (3, H, W) in [0, 1], from as many files as possible, by their names."""
-        if self.folder is None:
-            found = _embedded()
-        else:
-            formats = (".png", ".jpg", ".bmp")
-            paths = sorted(p for p in self.folder.glob("*") if p.suffix.lower() in formats)
-            found = {path.stem: as_tensor(read_rgb(path)) for path in paths}
-        if not found:
-            raise InputError(f"{self.folder}: no image; expected files png, jpg or bmp")
+        found = _embedded() if self.folder is None else photographs(self.folder)
         least = self.spec.crop
         for name, image in found.items():
             if min(image.shape[1:]) < least:
@@ -211,7 +226,7 @@ class Workload:
         """Clean centres (B, 3, size, size) of the images; more than there are begin anew."""
         size = size or self.crop
         names = self.names if count is None else list(self.photographs)
-        return torch.stack([_centre(self.photographs[n], size) for n in _cycle(names, count)])
+        return torch.stack([centre(self.photographs[n], size) for n in _cycle(names, count)])
 
     def observe(
         self, problem: Problem, count: int | None = None, size: int | None = None
@@ -234,16 +249,6 @@ class Workload:
 
 def _cycle(names: list[str], count: int | None) -> list[str]:
     return names if count is None else [names[i % len(names)] for i in range(count)]
-
-
-def _centre(image: Tensor, size: int) -> Tensor:
-    """The centre of an image, which is mirrored at its borders where it is smaller."""
-    short = [max(size - side, 0) for side in image.shape[1:]]
-    if any(short):
-        padding = [(0, 0), *((s // 2, s - s // 2) for s in short)]
-        image = torch.from_numpy(np.pad(image.numpy(), padding, "symmetric"))
-    row, column = ((side - size) // 2 for side in image.shape[1:])
-    return image[:, row : row + size, column : column + size]
 
 
 def _embedded() -> dict[str, Tensor]:

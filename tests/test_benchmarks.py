@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, clean_images, spec_of
+from PIL import Image
 
 from rerg.dihedral import dihedral, dihedral_inverse
-from rerg.models import save
+from rerg.models import build, save
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,74 @@ def test_the_command_prints_its_rows_and_writes_them(run, tmp_path):
     content = json.loads(table.read_text())
     assert content["spec"]["variant"] == "rg1" and [*content["seconds"]] == ["pnp_reg"]
     assert content["rows"] and all(f"| {row['name']} |" in done.stdout for row in content["rows"])
+
+
+@pytest.fixture
+def validate(run, bench, tmp_path, monkeypatch, capsys):
+    """Cells of the table by (row, model), of `rg1` and of a copy of it without its training."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for i, image in enumerate(clean_images(3, 40, 40)):
+        pixels = (255 * image).byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    rg1 = run / "models/0/rg1.safetensors"
+    raw = tmp_path / "raw/models/0/rg1.safetensors"
+    raw.parent.mkdir(parents=True)
+    spec = spec_of("rg1", 1000)
+    save(raw, build(spec), spec, {})
+
+    def call(*options: str) -> dict[tuple[str, str], str]:
+        command = ["validation", str(rg1), str(raw), "--images", str(folder), "--crop", "32"]
+        monkeypatch.setattr("sys.argv", [*command, *options])
+        validation = bench("validation")
+        monkeypatch.setattr(validation, "set_up_cpu", lambda _: None)  # for the tests that follow
+        validation.main()
+        lines = [line.split(" | ") for line in capsys.readouterr().out.strip("\n").splitlines()]
+        assert [line.strip("| ") for line in lines[0]][1:] == [
+            str(p.with_suffix("")) for p in (rg1, raw)
+        ]
+        return {
+            (line[0].strip("| "), model): cell.strip("| ")
+            for line in lines[2:]
+            for model, cell in zip(("trained", "raw"), line[1:], strict=True)
+        }
+
+    return call
+
+
+def test_validation_tells_a_trained_model_from_one_that_is_not(validate):
+    cells = validate("--last", "2", "--problems", "den50", "com95")
+    assert {name for name, _ in cells} >= {"den50", "com95", "mean PSNR, dB", "converged"}
+    mean = {model: float(cells["mean PSNR, dB", model]) for model in ("trained", "raw")}
+    of = {
+        model: [float(cells[p, model].split(";")[0]) for p in ("den50", "com95")] for model in mean
+    }
+    assert mean["trained"] > mean["raw"] + 1
+    assert mean == pytest.approx({model: sum(of[model]) / 2 for model in mean}, abs=0.01)
+    lost = [a - b for a, b in zip(of["trained"], of["raw"], strict=True)]
+    regret = {m: float(cells["worst-case regret among these, dB", m]) for m in mean}
+    assert regret == pytest.approx({"trained": max(0, -min(lost)), "raw": max(0, *lost)}, abs=0.02)
+
+
+def test_every_option_of_validation_counts(validate):
+    """The images that come last, their size, the limits of the solver and the problems."""
+    given = ("--problems", "den50")
+    plain = validate(*given)["den50", "trained"]
+    assert plain == validate(*given)["den50", "trained"]
+    for option in (
+        ("--last", "1"),
+        ("--crop", "24"),
+        ("--tolerance", "0.1"),
+        ("--iterations", "2"),
+    ):
+        assert validate(*given, *option)["den50", "trained"] != plain, option
+    assert validate(*given, "--iterations", "2")["den50", "trained"].endswith("; 2.0 (0)")
+    assert ("com90", "trained") in validate()
+
+
+def test_validation_names_an_unknown_problem(validate):
+    with pytest.raises(SystemExit, match="den51: no problem of"):
+        validate("--problems", "den51")
 
 
 def test_the_gpu_benchmark_measures_on_a_cpu(bench, tmp_path):
@@ -190,3 +259,10 @@ def test_the_cost_of_a_run_is_the_sum_of_its_stages(bench, monkeypatch, capsys):
         parts = sum(cell[end] for (stage, _), cell in hours.items() if stage != "all")
         assert total[end] == pytest.approx(parts, abs=0.1 * len(rows))
     assert last.startswith("36 jobs, 0.2 h")
+
+
+def test_the_cost_of_images_of_unknown_size_is_refused(bench, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["cost", str(ROOT / "config" / "study.yaml")])
+    with pytest.raises(SystemExit):
+        bench("cost").main()
+    assert "set5-64: its size is not known here" in capsys.readouterr().err
