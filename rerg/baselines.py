@@ -70,12 +70,11 @@ def _reconstruct(name: str, y: Tensor, physics, sigma: float, /, x0: Tensor, **p
 
 @dataclass(frozen=True)
 class Baseline:
-    """function: `restore`; parameters: its own; denoiser: if it has one; timeout: s per problem."""
+    """function: `restore`; parameters: its own; denoiser: if it has one."""
 
     function: Restore
     parameters: dict
     denoiser: nn.Module | None
-    timeout: float
 
 
 def load_baseline(
@@ -98,7 +97,7 @@ def load_baseline(
         trained = settings["denoiser"] in variants()
         own = Denoiser(load_model(weights).denoiser()) if trained else load_denoiser(weights)
         denoiser = own.to(device).eval()
-    return Baseline(function, settings["parameters"], denoiser, settings["timeout"])
+    return Baseline(function, settings["parameters"], denoiser)
 
 
 def restore(

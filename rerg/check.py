@@ -33,7 +33,7 @@ from rerg.files import Restored, read_observed, read_restored, write_observed, w
 from rerg.guard import fault_of
 from rerg.images import as_tensor
 from rerg.models import load_model, save
-from rerg.problems import Problem, from_arrays, generator, to_arrays
+from rerg.problems import Problem, from_arrays, to_arrays
 from rerg.published import convert, network_of
 from rerg.run import Run
 from rerg.training import train
@@ -109,8 +109,7 @@ class Bench:
         for name in self.run.config["problems"]:
             problem = Problem(self.run.problem_spec(name))
             observed = {
-                image: problem.observe(x[None], [generator(DATASET, name, image)])
-                for image, x in clean.items()
+                image: problem.observe_image(DATASET, image, x) for image, x in clean.items()
             }
             write_observed(self.observations / f"{name}.npz", to_arrays(problem, observed))
             truth[name] = {image: problem.crop(x) for image, x in clean.items()}

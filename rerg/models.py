@@ -45,11 +45,16 @@ def start_from(networks: nn.ModuleDict, source: nn.ModuleDict) -> None:
 
 def save(path: Path, networks: nn.ModuleDict, spec: ModelSpec, about: dict) -> None:
     """Write the networks as safetensors, and beside them a JSON with the spec and `about`."""
+    about = {"variant": spec.variant, "config": digest(spec), **about, "spec": asdict(spec)}
+    write_weights(path, networks, about)
+
+
+def write_weights(path: Path, module: nn.Module, about: dict) -> None:
+    """Write weights as safetensors, and beside them a JSON with `about` and their digest."""
     path = Path(path)
-    save_file({k: v.contiguous() for k, v in networks.state_dict().items()}, path)
-    content = {"variant": spec.variant, "config": digest(spec), **about, "spec": asdict(spec)}
-    content["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    path.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    save_file({k: v.contiguous() for k, v in module.state_dict().items()}, path)
+    about = {**about, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

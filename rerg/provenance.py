@@ -71,7 +71,8 @@ def wall_times(benchmarks: Path) -> dict[str, dict]:
 def describe(config: dict, registries: dict, scores: Path) -> dict:
     """The provenance of a finished run, for `provenance.json`.
 
-    registries: problems, methods and datasets as read; their digest and the config's are kept.
+    registries: problems, methods, datasets and weights as read; their digest and the config's are
+    kept.
     scores: the table, beside which the run's other folders lie.
     """
     results, content = scores.parent, scores.read_bytes()

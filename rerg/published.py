@@ -4,8 +4,6 @@ What others publish is a pickle. It is read once, as tensors only, held against 
 that the registry states, and written as safetensors with its JSON, so that a job reads no pickle.
 """
 
-import hashlib
-import json
 import logging
 import pickle
 from collections.abc import Mapping
@@ -15,14 +13,13 @@ from urllib.parse import urlparse
 import torch
 from deepinv.models import DRUNet, GSDRUNet
 from safetensors.torch import load as read_tensors
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rerg.atomic import whole
 from rerg.config import InputError
 from rerg.datasets import read_digests
 from rerg.downloads import cache_folder, download, expand, is_pointer, sha256_of
-from rerg.models import build, fill, read_weights, save
+from rerg.models import build, fill, read_weights, save, write_weights
 from rerg.networks import UNet
 from rerg.specs import EquilibriumSpec, ModelSpec, NetworkSpec
 
@@ -122,9 +119,7 @@ def convert(name: str, entry: Mapping, source: Path, target: Path) -> None:
         return save(target, networks, spec, about)
     denoiser = network_of(entry)
     fill(denoiser, state, source)
-    save_file({key: value.contiguous() for key, value in denoiser.state_dict().items()}, target)
-    about = {"config": name, **about, "sha256": hashlib.sha256(target.read_bytes()).hexdigest()}
-    target.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_weights(target, denoiser, {"config": name, **about})
 
 
 def load_denoiser(path: Path) -> nn.Module:

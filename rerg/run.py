@@ -317,10 +317,6 @@ class Run:
             found[method] = [p for p in self.config["problems"] if p in chosen]
         return found
 
-    def methods_of(self, problem: str) -> list[str]:
-        """The methods that restore a problem in this run."""
-        return [m for m in self.all_methods() if problem in self.problems_of(m)]
-
     @cached_property
     def batches(self) -> dict[str, list[str]]:
         """The groups of problems that share a job, by name: `den15`, or `den15-com90`."""

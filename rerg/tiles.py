@@ -81,9 +81,8 @@ class Restorer:
         mask: np.ndarray | None = None,
         tile: int = TILE,
     ):
-        self.rg, self.problem, self.mask, self.tile = rg, Problem(spec), mask, tile
-        if kernel is not None:
-            self.problem.__dict__["kernel"] = kernel
+        self.rg, self.mask, self.tile = rg, mask, tile
+        self.problem = Problem(spec, kernel=kernel)
 
     def __call__(self, y: Tensor) -> tuple[Tensor, str]:
         """The restoration, and how it was reached.

@@ -2,7 +2,8 @@
 DATASETS = run.config["datasets"]
 RESTORATION = run.config["restoration"]
 GPU = int(run.config["device"] == "cuda")
-# Only what an artefact shows of a method: another tuning grid must not make the tables stale.
+# Only what an artefact shows of a method: another tuning grid must not make the tables stale. Colour
+# and line are read off the registry by whoever draws; here they say when to draw anew.
 METHODS = {
     name: {
         key: value

@@ -1,4 +1,4 @@
-"""Draw the figures of one dataset, or of all of them pooled, that need the scores alone."""
+"""Draw the figures of one dataset that need the scores alone."""
 
 from pathlib import Path
 

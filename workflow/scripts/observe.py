@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rerg.files import write_observed
 from rerg.images import read_images
-from rerg.problems import Problem, generator, to_arrays
+from rerg.problems import Problem, to_arrays
 from rerg.script import logged
 
 with logged(snakemake.log[0]):
@@ -13,8 +13,5 @@ with logged(snakemake.log[0]):
     kernels = {Path(path).stem: path for path in snakemake.input.kernels}
     for spec in snakemake.params.problems:
         problem = Problem(spec, kernels)
-        observed = {
-            image: problem.observe(x[None], [generator(dataset, spec.name, image)])
-            for image, x in images.items()
-        }
+        observed = {image: problem.observe_image(dataset, image, x) for image, x in images.items()}
         write_observed(folder / f"{spec.name}.npz", to_arrays(problem, observed))
