@@ -107,7 +107,8 @@ def test_rg1_is_the_surrogate():
         fast.solve(T, iterations=8, tolerance=1e-3, watch=path)
     e = probes(batch.truth, batch.observation.x0, batch.rng, path.x, batch.noise)
     expected = surrogate(T, batch.truth, e)
-    assert value.item() == expected.item() and log["error"] == pytest.approx(expected.exp().item())
+    assert value.item() == expected.item()
+    assert log["error"].item() == pytest.approx(expected.exp().item())
 
 
 def test_deqgd_in_closed_form():
@@ -128,7 +129,8 @@ def test_rerg_is_deqgd_and_the_bound(trained):
     deqgd, _ = loss_of("deqgd", trained, fixed_batch("sr2"))
     assert values[0.0].item() == pytest.approx(deqgd.item(), rel=1e-6)
     for beta in (0.05, 0.5):
-        assert values[beta].item() == pytest.approx(deqgd.item() + beta * log["bound"], rel=1e-5)
+        expected = deqgd.item() + beta * log["bound"].item()
+        assert values[beta].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_beta_changes_the_gradient(trained):

@@ -157,11 +157,21 @@ def test_edited_code_reruns_what_uses_it(finished, module, rerun, kept):
         assert listed["tune"] == listed["restore"] == 1
 
 
-def test_what_changes_no_weights_trains_nothing_anew(finished):
-    settings = ("training={log_every: 3, checkpoint_every: 9}", "tuning={tolerance: 0.01}")
-    listed = jobs(snakemake(finished, "-n", "--config", *settings))
-    assert "tune" in listed and "train" not in listed
-    assert "train" in jobs(snakemake(finished, "-n", "--config", "training={batch: 3}"))
+@pytest.mark.parametrize(
+    ("setting", "rerun", "kept"),
+    [
+        ("training={log_every: 3, checkpoint_every: 9}", set(), {"train", "tune", "restore"}),
+        ("training={batch: 3}", {"train", "tune", "restore"}, {"prepare", "observe"}),
+        ("variants={rerg: {beta: 0.1}}", {"train", "tune", "restore"}, {"prepare", "observe"}),
+        ("tuning={tolerance: 0.01}", {"tune", "restore"}, {"train"}),
+        ("solvers={fast: {iterations: 21}}", {"restore"}, {"train", "tune"}),
+    ],
+)
+def test_a_changed_setting_reruns_what_depends_on_it(finished, setting, rerun, kept):
+    listed = jobs(snakemake(finished, "-n", "--config", setting))
+    assert rerun <= set(listed) and not kept & set(listed)
+    if "beta" in setting:
+        assert listed["train"] == 1
 
 
 def test_a_training_takes_its_settings_from_the_command(finished):

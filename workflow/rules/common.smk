@@ -65,11 +65,12 @@ def tuning_of(wildcards):
     ]
 
 
+# Specs are handed to jobs in lists: of a parameter of a type of ours Snakemake sees no change.
 def spec_of(wildcards):
-    """The spec of the model under a method; that of a published one is not for us to say."""
+    """The spec of the model under a method; none of a published one, it is not for us to say."""
     variant = run.variant_of(wildcards.method)
     trained = variant in run.config["variants"]
-    return run.model_spec(variant, int(wildcards.seed)) if trained else None
+    return [run.model_spec(variant, int(wildcards.seed))] if trained else []
 
 
 def settings_of(wildcards):
@@ -125,7 +126,7 @@ def start_of(wildcards):
 
 
 def spec_of_variant(wildcards):
-    return run.model_spec(wildcards.variant, int(wildcards.seed))
+    return [run.model_spec(wildcards.variant, int(wildcards.seed))]
 
 
 def threads_of_variant(wildcards):

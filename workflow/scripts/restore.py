@@ -21,7 +21,7 @@ with logged(snakemake.log[0]):
     params, source = snakemake.params, snakemake.input
     solver, settings = params.method["solver"], params.restoration
     claim(params.device)
-    model = load_model(Path(source.weights[0]), params.spec, params.device)
+    model = load_model(Path(source.weights[0]), next(iter(params.spec), None), params.device)
     launch(model.networks, settings["launch"])
     clean = read_images(source.images)
     partial = Path(checkpoint_of(snakemake.log[0]))

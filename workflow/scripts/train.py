@@ -20,9 +20,10 @@ with logged(snakemake.log[0]):
     settings = snakemake.config["training"]
     processes, nodes = settings["processes"], settings["nodes"]
     claim(params.device, processes)
+    (spec,) = params.spec
     kernels = {Path(path).stem: path for path in source.kernels}
     job = TrainingJob(
-        spec=params.spec,
+        spec=spec,
         code=params.code,
         start=next(iter(source.start), None),
         images=tuple(source.images),
@@ -40,16 +41,14 @@ with logged(snakemake.log[0]):
     pd.DataFrame(rows).to_csv(output.curve, index=False, float_format="%.6g")
     paths = {Path(path).stem: path for path in source.validation}
     validation = Validation(paths, CHECKED, kernels, params.device)
-    model = Model(networks.requires_grad_(False), params.spec, {})
+    model = Model(networks.requires_grad_(False), spec, {})
     model.compute_in("float32")
-    gained = gains(model, validation, params.spec.problems, params.spec.crop)
+    gained = gains(model, validation, spec.problems, spec.crop)
     reason = destroyed(rows, networks, gained)
     if reason:
-        log.warning(
-            "%s with seed %d is destroyed: %s", params.spec.variant, params.spec.seed, reason
-        )
+        log.warning("%s with seed %d is destroyed: %s", spec.variant, spec.seed, reason)
     about = {key: rows[-1][key] for key in ("step", "evaluations", "seconds", "rollbacks")}
     about |= {key: last_fifth(rows, key) for key in ("lost", "skipped")}
     about |= {"gained": gained, "destroyed": reason}
-    save(Path(output.weights), networks, params.spec, about)
+    save(Path(output.weights), networks, spec, about)
     Path(job.checkpoint).unlink(missing_ok=True)
