@@ -43,15 +43,14 @@ def problems_of(names: list[str], model: Model, kernels: Path) -> list[Problem]:
 
 
 def restorations(
-    models: dict[str, Model], problems: list[Problem], truth: dict[str, Tensor], options: dict
+    models: dict[str, Model], problem: Problem, truth: dict[str, Tensor], options: dict
 ) -> pd.DataFrame:
-    """A row per model, problem and image: psnr, evaluations, converged."""
-    found = []
-    clean, pairs = torch.stack([*truth.values()]), [(p, m) for p in problems for m in models]
-    for problem, name in tqdm(pairs, unit="restoration", disable=None):
-        x = problem.crop(clean)
-        observation = problem.observe(x, [generator("validation", problem.name, i) for i in truth])
-        _, stats, traces = restore_batch(models[name], observation, "fast", options, truth=x)
+    """A row per model and image of a problem: psnr, evaluations, converged."""
+    x, found = problem.crop(torch.stack([*truth.values()])), []
+    rngs = [generator("validation", problem.name, image) for image in truth]
+    observation = problem.observe(x, rngs)
+    for name, model in models.items():
+        _, stats, traces = restore_batch(model, observation, "fast", options, truth=x)
         found += [
             {
                 "problem": problem.name,
@@ -65,34 +64,34 @@ def restorations(
     return pd.DataFrame(found)
 
 
-def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per problem and a column per model, and what the models have over all problems."""
-    columns = rows["model"].unique()
-    by = rows.groupby(["problem", "model"], sort=False)
-    means = by.mean().unstack()[["psnr", "evaluations"]]
-    images, converged = by.size().unstack(), by["converged"].sum().unstack()
-    cells = pd.DataFrame(index=means.index, columns=columns)
-    for problem in cells.index:
-        for name in columns:
-            psnr, evaluations = (means.loc[problem, (k, name)] for k in ("psnr", "evaluations"))
-            there = converged.loc[problem, name]
-            short = f" ({there})" if there < images.loc[problem, name] else ""
-            cells.loc[problem, name] = f"{psnr:.2f}; {evaluations:.1f}{short}"
-    regret = -means["psnr"].sub(means["psnr"].max(axis=1), axis=0).min()
-    share = 100 * converged.sum() / images.sum()
-    for name in columns:
-        cells.loc["mean PSNR, dB", name] = f"{means['psnr'][name].mean():.2f}"
-        cells.loc["worst-case regret among these, dB", name] = f"{regret[name]:.2f}"
-        cells.loc["converged", name] = f"{share[name]:.1f} %"
-        cells.loc["evaluations", name] = f"{means['evaluations'][name].mean():.1f}"
-    return cells
+def cells(rows: pd.DataFrame) -> list[str]:
+    """A problem's cell of each model: mean PSNR, mean evaluations, and who converged if not all."""
+    found = []
+    for _, of_model in rows.groupby("model", sort=False):
+        psnr, evaluations = of_model["psnr"].mean(), of_model["evaluations"].mean()
+        there = of_model["converged"].sum()
+        short = f" ({there})" if there < len(of_model) else ""
+        found.append(f"{psnr:.2f}; {evaluations:.1f}{short}")
+    return found
 
 
-def markdown(cells: pd.DataFrame) -> str:
-    """A table of texts in Markdown."""
-    lines = [["", *cells.columns], ["---", *("---" for _ in cells)]]
-    lines += [[name, *row] for name, row in zip(cells.index, cells.to_numpy(), strict=True)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def summary(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """What each model has over all problems."""
+    numbers = rows.groupby(["problem", "model"]).mean().unstack()
+    numbers = numbers.reindex(columns=rows["model"].unique(), level="model")
+    psnr = numbers["psnr"]
+    regret = psnr.rsub(psnr.max(axis=1), axis=0).max()
+    return {
+        "mean PSNR, dB": [f"{value:.2f}" for value in psnr.mean()],
+        "worst-case regret among these, dB": [f"{value:.2f}" for value in regret],
+        "converged": [f"{100 * value:.1f} %" for value in numbers["converged"].mean()],
+        "evaluations": [f"{value:.1f}" for value in numbers["evaluations"].mean()],
+    }
+
+
+def line(name: str, values: list[str]) -> str:
+    """A row of the table, in Markdown."""
+    return f"| {' | '.join([name, *values])} |"
 
 
 def main() -> None:
@@ -106,6 +105,7 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", default=[], help="of config/problems.yaml")
     given = parser.parse_args()
     set_up_cpu(1)
+    found = []
     try:
         models = {str(path.with_suffix("")): load_model(path) for path in given.weights}
         first, model = given.weights[0].resolve(), next(iter(models.values()))
@@ -113,10 +113,14 @@ def main() -> None:
         truth = dict([*photographs(given.images).items()][-given.last :])
         truth = {name: centre(image, given.crop) for name, image in truth.items()}
         options = {"iterations": given.iterations, "tolerance": given.tolerance}
-        rows = restorations(models, problems, truth, options)
+        print(line("", [*models]) + "\n" + line("---", ["---"] * len(models)), flush=True)
+        for problem in tqdm(problems, unit="problem", disable=None):
+            found.append(restorations(models, problem, truth, options))
+            print(line(problem.name, cells(found[-1])), flush=True)
     except InputError as error:
         sys.exit(str(error))
-    print(markdown(table(rows)))
+    for name, values in summary(pd.concat(found)).items():
+        print(line(name, values))
 
 
 if __name__ == "__main__":
