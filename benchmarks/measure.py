@@ -130,6 +130,11 @@ def millions(network: UNet) -> str:
     return f"{sum(p.numel() for p in network.parameters()) / 1e6:.2g} million weights"
 
 
+def kernels_of(run: Path) -> dict[str, str]:
+    """The names of the files of kernels that a run prepared, to their paths."""
+    return {path.stem: str(path) for path in (run / "images").glob("*.npz")}
+
+
 def photographs(folder: Path) -> dict[str, Tensor]:
     """The images (3, H, W) in [0, 1] of a folder, by their names in order.
 
@@ -197,7 +202,7 @@ class Workload:
     @cached_property
     def problems(self) -> dict[str, Problem]:
         """The problems that the RG was trained on; one in quick mode."""
-        kernels = {path.stem: str(path) for path in (self.run / "images").glob("*.npz")}
+        kernels = kernels_of(self.run)
         found = {spec.name: Problem(spec, kernels) for spec in self.spec.problems}
         return dict(list(found.items())[:1]) if self.quick else found
 

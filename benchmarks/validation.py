@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.measure import ROOT, centre, photographs
+from benchmarks.measure import ROOT, centre, kernels_of, photographs
 from rerg.config import InputError, read_yaml
 from rerg.devices import set_up_cpu
 from rerg.models import Model, load_model
@@ -28,18 +28,18 @@ from rerg.restoration import restore_batch
 from rerg.specs import ProblemSpec
 
 
-def problems_of(names: list[str], model: Model, kernels: Path) -> list[Problem]:
+def problems_of(names: list[str], model: Model, run: Path) -> list[Problem]:
     """The named problems of config/problems.yaml; without names those the model was trained on.
 
-    kernels: the folder of the files of kernels, as a run prepares them.
+    run: the folder of the run that prepared their kernels.
     """
-    files = {path.stem: str(path) for path in kernels.glob("*.npz")}
+    kernels = kernels_of(run)
     if not names:
-        return [Problem(spec, files) for spec in model.spec.problems]
+        return [Problem(spec, kernels) for spec in model.spec.problems]
     entries = read_yaml(ROOT / "config" / "problems.yaml")
     if unknown := sorted({*names} - {*entries}):
         raise InputError(f"{unknown[0]}: no problem of config/problems.yaml")
-    return [Problem(ProblemSpec.of(name, entries[name]), files) for name in names]
+    return [Problem(ProblemSpec.of(name, entries[name]), kernels) for name in names]
 
 
 def restorations(
@@ -109,7 +109,7 @@ def main() -> None:
     try:
         models = {str(path.with_suffix("")): load_model(path) for path in given.weights}
         first, model = given.weights[0].resolve(), next(iter(models.values()))
-        problems = problems_of(given.problems, model, first.parents[2] / "images")
+        problems = problems_of(given.problems, model, first.parents[2])
         truth = dict([*photographs(given.images).items()][-given.last :])
         truth = {name: centre(image, given.crop) for name, image in truth.items()}
         options = {"iterations": given.iterations, "tolerance": given.tolerance}

@@ -173,8 +173,7 @@ class RG(Reconstructor):
         weight = self._sigma(physics, sigma)
         y = self._tensor(y)
         physics = _prepared(physics, y)
-        with tf32(False):
-            back = _applied(physics, physics.A_adjoint, y)
+        back = _applied(physics, physics.A_adjoint, y)
         if back.dim() != 4 or back.shape[1] not in (1, 3) or back.is_complex():
             raise InputError(
                 f"{type(physics).__name__}: expected images of shape (B, 3 or 1, H, W), "
@@ -235,9 +234,10 @@ def _prepared(physics: LinearPhysics, y: Tensor) -> LinearPhysics:
 
 
 def _applied(physics: LinearPhysics, operator, *arguments) -> Tensor:
-    """An operator of a user's physics; its errors in a line."""
+    """An operator of a user's physics, which may convolve, without TF32; its errors in a line."""
     try:
-        return operator(*arguments)
+        with tf32(False):
+            return operator(*arguments)
     except InputError:
         raise
     except Exception as error:
@@ -249,7 +249,6 @@ def _applied(physics: LinearPhysics, operator, *arguments) -> Tensor:
 
 
 @torch.no_grad()
-@tf32(False)
 def _check(observation: Observation, t: float) -> None:
     """Hold the physics against what the solver takes for granted.
 
@@ -268,8 +267,9 @@ def _check(observation: Observation, t: float) -> None:
     if not fault.abs() <= FAULT * A_u.norm() * v.norm():
         raise InputError(f"{name}: A_adjoint is not the adjoint of A")
     p = _applied(physics, observation.prox, u, t)
-    back = physics.A_adjoint(y)
-    fault = p - u + t * (physics.A_adjoint(physics.A(p)) - back)
+    back = _applied(physics, physics.A_adjoint, y)
+    A_p = _applied(physics, physics.A, p)
+    fault = p - u + t * (_applied(physics, physics.A_adjoint, A_p) - back)
     if not fault.norm() <= FAULT * (u.norm() + t * back.norm()):
         raise InputError(f"{name}: no prox of ½‖Ax - y‖², conjugate gradients fail")
 

@@ -20,6 +20,7 @@ from rerg.config import InputError
 from rerg.devices import peak_memory_mb, set_up_cpu
 from rerg.group import Group
 from rerg.images import Crops, prefetch
+from rerg.iteration import read
 from rerg.models import build, load_model, start_from
 from rerg.networks import launch
 from rerg.problems import Problem
@@ -88,12 +89,12 @@ def take_step(
     """One step of the optimizer; a step without a finite loss or gradient changes nothing."""
     loss, row = load("variants", spec.variant).loss(networks, batch, spec)
     if loss is None:
-        return average(batch.group, {"loss": math.nan, "skipped": 1, **read(row)})
+        return average(batch.group, {"loss": math.nan, "skipped": 1, **numbers(row)})
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     batch.group.average_gradients(networks)
     norm = nn.utils.clip_grad_norm_(networks.parameters(), spec.clip)
-    row = read({"loss": batch.group.mean(loss.detach()), "skipped": 0, "gradient": norm, **row})
+    row = numbers({"loss": batch.group.mean(loss.detach()), "skipped": 0, "gradient": norm, **row})
     if math.isfinite(row["loss"]) and math.isfinite(row["gradient"]):
         optimizer.step()
     else:
@@ -101,14 +102,14 @@ def take_step(
     return average(batch.group, row)
 
 
-def read(row: Mapping[str, float | Tensor]) -> dict[str, float]:
+def numbers(row: Mapping[str, float | Tensor]) -> dict[str, float]:
     """A row of numbers, whose tensors of one are read in one wait for the GPU."""
-    tensors = {key: value.detach() for key, value in row.items() if torch.is_tensor(value)}
+    tensors = {key: value for key, value in row.items() if torch.is_tensor(value)}
     if not tensors:
         return dict(row)
     first = next(iter(tensors.values()))
-    values = torch.stack([value.to(first.device, torch.float64) for value in tensors.values()])
-    return {**row, **dict(zip(tensors, values.tolist(), strict=True))}
+    (values,) = read(*(value.to(first.device).reshape(1) for value in tensors.values())).tolist()
+    return {**row, **dict(zip(tensors, values, strict=True))}
 
 
 def average(group: Group, row: dict[str, float]) -> dict[str, float]:
@@ -274,9 +275,9 @@ def progress(row: dict, budget: int) -> str:
     speed = row["evaluations"] / max(row["seconds"], 1e-9)
     remaining = max(budget - row["evaluations"], 0) / speed
     shown = {k: v for k, v in row.items() if k not in ("step", "evaluations", "seconds")}
-    numbers = " ".join(f"{key} {value:.4g}" for key, value in shown.items())
+    means = " ".join(f"{key} {value:.4g}" for key, value in shown.items())
     return (
-        f"step {row['step']} evaluations {row['evaluations']}/{budget} {numbers} "
+        f"step {row['step']} evaluations {row['evaluations']}/{budget} {means} "
         f"speed {speed:.1f}/s remaining {remaining:.0f} s"
     )
 

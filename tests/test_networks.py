@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import torch._inductor.config
 from conftest import problem_of, white
 from torch import nn
 
